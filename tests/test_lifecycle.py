@@ -23,6 +23,7 @@ from snapper.cli.app import run
 from snapper.cli.home import set_home
 from snapper.commands.lifecycle import MAX_BASE64_LENGTH, PLATFORMS, LifecycleOptions, render_script
 from tests.conftest import Machine, tree_of
+from tests.support.commands import wait_until
 from tests.support.disk import Disk
 from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
@@ -385,7 +386,7 @@ def test_on_start_restores_environments_with_kernels(instance: Instance) -> None
     }
     assert owners == {instance.user}
     assert launch(instance, "data-text", "/connection.json") == "started /connection.json\n"
-    assert launch(instance, "work-python3", "--", "--help").startswith("IPython: an enhanced interactive")
+    assert "IPKernelApp" in launch(instance, "work-python3", "/connection.json", "--", "--help")
     assert instance.as_user(instance.envs / "work/bin/python", "-c", "import ipykernel; print(1)") == "1\n"
     assert (instance.home / ".conda/environments.txt").read_text().splitlines() == sorted(
         [f"{instance.envs}/data", f"{instance.envs}/work"]
@@ -471,13 +472,6 @@ def test_on_start_reports_full_disks(instance: Instance, tmp_path: Path) -> None
             shutil.rmtree(disk.path, ignore_errors=True)
 
 
-def test_on_start_without_the_user_does_nothing(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can run the script as another user")
-    output = Instance(tmp_path, "snapper-nobody").start()
-    assert "user snapper-nobody does not exist or has no home directory: nothing to do" in output
-
-
 def test_settings_of_the_script_apply_in_terminals(instance: Instance, tmp_path: Path) -> None:
     """They also apply if snapper is already installed. Otherwise, packs would go to the wrong store."""
     store = instance.home / "team store"
@@ -547,6 +541,97 @@ def test_user_who_is_not_root_runs_the_script(another_user: tuple[str, Path]) ->
     assert f"<--find-links={own}/wheelhouse><--no-index><--><conda-snapper == 1>\n" in calls
     assert calls.count("<-m><venv><--clear>") == 1
     assert "snapper\n<restore><--all><--budget>" in calls
+
+
+# --- users of containers ----------------------------------------------------------------------------------
+
+#: Takes the place of snapper: writes down who runs it, and where home is.
+_WHO = '#!/bin/sh\ncase $1 in restore) echo "$(id -u):$(id -g) $HOME" >"$HOME/ran" ;; esac\n'
+
+
+@dataclass
+class Hub:
+    """A container that starts a hook as root; its user `name` has `home` and is created when `make_user` is called."""
+
+    name: str
+    home: Path
+
+    def make_home(self, uid: int) -> None:
+        programs = self.home / ".snapper/venv/bin"
+        programs.mkdir(parents=True)
+        for program in ("python", "snapper"):
+            (programs / program).write_text(_WHO)
+            (programs / program).chmod(0o755)
+        subprocess.run(["chown", "-R", f"{uid}:100", self.home], check=True)
+
+    def make_user(self, uid: int) -> None:
+        command = ["useradd", "-M", "-d", str(self.home), "-u", str(uid), "-g", "100", self.name]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def run_hook(self, **variables: str) -> str:
+        """Run the hook as docker-stacks does, and return what it prints."""
+        text = render_script(LifecycleOptions("on-start", "jupyterhub", budget=60))
+        environment = [f"{name}={value}" for name, value in variables.items()]
+        done = subprocess.run(
+            ["env", "-i", "HOME=/home/jovyan", "PATH=/usr/bin:/bin", *environment, "bash", "-c", text],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        return done.stdout
+
+    def ran(self) -> str:
+        """Return who has run snapper, and where home was, once it has been run."""
+        file = self.home / "ran"
+        wait_until(lambda: file.exists() and bool(file.read_text()), seconds=30)
+        return file.read_text()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    if os.geteuid() != 0 or not shutil.which("useradd") or not shutil.which("setpriv"):
+        pytest.skip("only root can run hooks as another user, with useradd and setpriv")
+    name = f"snapper-{secrets.token_hex(4)}"
+    hub = Hub(name, Path("/home") / name)
+    yield hub
+    # Processes of the script may take a moment to end.
+    subprocess.run(["userdel", "--force", name], check=False, capture_output=True)
+    shutil.rmtree(hub.home, ignore_errors=True)
+
+
+def test_hook_restores_the_environments_of_the_user_that_the_container_names(hub: Hub) -> None:
+    hub.make_home(54330)
+    hub.make_user(54330)
+    output = hub.run_hook(NB_USER=hub.name, NB_UID="54330", NB_GID="100")
+    assert "on-start finished with exit code 0" in output
+    assert hub.ran() == f"54330:100 {hub.home}\n"
+
+
+def test_hook_waits_in_the_background_for_a_user_who_is_created_after_it(hub: Hub) -> None:
+    output = hub.run_hook(NB_USER=hub.name)
+    assert (
+        f"user {hub.name}, or the home directory, does not exist yet: this continues in the background"
+        in output
+    )
+    hub.make_user(54331)
+    hub.make_home(54331)
+    assert hub.ran() == f"54331:100 {hub.home}\n"
+
+
+def test_hook_waits_in_the_background_until_the_user_has_the_id(hub: Hub) -> None:
+    """docker-stacks gives `jovyan` the id that is wanted, and perhaps the home directory."""
+    hub.make_home(54332)
+    hub.make_user(54332)
+    assert "continues in the background" in hub.run_hook(NB_USER=hub.name, NB_UID="54333", NB_GID="100")
+    subprocess.run(["usermod", "-u", "54333", hub.name], check=True, capture_output=True)
+    assert hub.ran() == f"54333:100 {hub.home}\n"
+
+
+def test_hook_restores_the_environments_of_a_user_without_a_name(hub: Hub) -> None:
+    hub.make_home(54334)
+    assert "exit code 0" in hub.run_hook(NB_USER=hub.name, NB_UID="54334")
+    assert hub.ran() == f"54334:100 {hub.home}\n"
 
 
 # --- home directories -------------------------------------------------------------------------------------

@@ -8,12 +8,31 @@ set +e
 SECONDS=0
 
 user=ec2-user # who owns the environments, if root runs this script
+ids='' # user and group id that this user gets
 requirement=conda-snapper==0.2.0
 wheelhouse=''
 budget=240 # time limit of this script in seconds
 settings=(LANG=C.UTF-8) # these override the settings file
 
 say() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"; }
+
+# Sets uid, gid, and home. Fails if the user, or the home directory, does not exist yet: some images create both when
+# they start, and change the id of the user.
+find_account() {
+    local made=$mode
+    if [ "$EUID" != 0 ]; then
+        home=$HOME uid=$EUID
+    else
+        IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
+        if [ "$ids" ] && [ "${ids%:*}" != "$uid" ]; then
+            IFS=: read -r uid gid <<<"$ids"
+            home=${home:-/home/$user}
+            made=--fork
+        fi
+    fi
+    [ "${home:0:1}" = / ] && [ -d "$home" ] || return
+    [ "$made" = --wait ] || [ "$(stat -L -c %u -- "$home")" = "$uid" ] # it is made for the user in the end
+}
 
 # --- supervise: run the work with limits. Root runs this part only, and it uses no file that the user can write.
 
@@ -44,17 +63,13 @@ supervise() {
     done
     export "${settings[@]}" # they may contain secrets, and everyone can see arguments
     stop_after $((budget - SECONDS)) &
+    until find_account; do sleep 1; done
     if [ "$EUID" = 0 ]; then
-        IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
-        if [ "${home:0:1}" != / ]; then
-            say "user $user does not exist or has no home directory: nothing to do"
-            return
-        fi
         umask 022
         as_user+=(HOME="$home" USER="$user" LOGNAME="$user" PATH="$PATH")
         if command -v setpriv >/dev/null; then
-            groups=$(id -G -- "$user" | tr ' ' ,)
-            as_user=(setpriv --reuid "$uid" --regid "$gid" --groups "$groups" -- "${as_user[@]}")
+            groups=$(id -G -- "$user" 2>/dev/null | tr ' ' ,)
+            as_user=(setpriv --reuid "$uid" --regid "$gid" --groups "${groups:-$gid}" -- "${as_user[@]}")
         else
             as_user=(runuser -u "$user" -- "${as_user[@]}")
         fi
@@ -228,10 +243,6 @@ work() {
     export HOME
     choose_base
     venv=$base/venv
-    if [ ! -d "$HOME" ]; then
-        say "the home directory $HOME does not exist: nothing to do"
-        return
-    fi
     use_own_path
     restore > >(tee >(write_log)) 2>&1 # does not wait for processes that keep the output open
 }
@@ -258,11 +269,17 @@ if [ "$EUID" = 0 ]; then
     done
 fi
 cd /
+mode=--wait # of setsid
+if ! find_account; then
+    say "user $user, or the home directory, does not exist yet: this continues in the background"
+    mode=--fork
+    exec >/dev/null 2>&1
+fi
 {
-    env "${environment[@]}" PATH="$PATH" setsid --wait bash -c \
+    env "${environment[@]}" PATH="$PATH" setsid $mode bash -c \
         "eval \"\$(cat)\"; exec </dev/null; supervise; kill -KILL 0" 2>&1 < <(
-        declare -p user requirement wheelhouse budget own_path settings work_functions
-        declare -f stop_after show supervise "${work_functions[@]}"
+        declare -p user ids mode requirement wheelhouse budget own_path settings work_functions
+        declare -f find_account stop_after show supervise "${work_functions[@]}"
         echo "SECONDS=$SECONDS"
     )
 } 2>/dev/null # without the shell's message that a process was killed

@@ -30,7 +30,8 @@ MAX_BUDGET, MAX_BUDGET_ON_SAGEMAKER = 3600, 290
 class ScriptPlatform:
     """A kind of machine that a script is for.
 
-    `user` owns the environments by default. `base` is snapper's directory below the user's home, which survives a
+    `user` owns the environments by default, and `ids` are those that this user gets, `UID:GID`: both can be what the
+    script's variables say. `base` is snapper's directory below the user's home, which survives a
     stop. `note` says how the script is run. `max_budget` is the longest time limit in seconds.
     """
 
@@ -39,6 +40,7 @@ class ScriptPlatform:
     base: str
     note: str
     max_budget: int = MAX_BUDGET
+    ids: str = ""
 
 
 PLATFORMS: Mapping[str, ScriptPlatform] = {
@@ -64,9 +66,10 @@ PLATFORMS: Mapping[str, ScriptPlatform] = {
     ),
     "jupyterhub": ScriptPlatform(
         "a JupyterHub server",
-        "jovyan",
+        Code("${NB_USER:-jovyan}"),
         ".snapper",
         "Run it before the server: in /usr/local/bin/before-notebook.d/ or the pod's postStart hook.",
+        ids=Code("${NB_UID:+$NB_UID:${NB_GID:-100}}"),
     ),
 }
 
@@ -103,6 +106,7 @@ def render_script(options: LifecycleOptions) -> str:
         "NOTE": comment(platform.note),
         "MADE_BY": comment(options.made_by),
         "USER": options.user or platform.user,
+        "IDS": "" if options.user else platform.ids,
         "BASE": platform.base,
         "BUDGET": str(options.budget),
         "REQUIREMENT": options.requirement or f"conda-snapper=={__version__}",
