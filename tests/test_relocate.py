@@ -158,6 +158,7 @@ def test_text_that_only_resembles_the_prefix_stays(text: str) -> None:
         ("/home/zoé/env", r'{"argv": ["/home/zo\u00e9/env/bin/python"]}'),
         ("/home/ada/env", "a=/home//ada/env/x\nb=/home/ada/env/x\n"),
         ("/home/ada/env", "-I/home/ada/.///./env\n"),
+        ("/home/ada/env", "/home/" + "/./" * 100_000 + "ada//env\n"),
     ],
 )
 def test_paths_with_escapes_are_kept_and_reported(prefix: str, text: str) -> None:

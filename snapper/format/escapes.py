@@ -12,13 +12,15 @@ from urllib.parse import quote
 
 from snapper.format.constraints import path_bytes
 
-#: What a path that is not normal contains, and what can be between its components.
+#: What is between components of a path that is not normal.
 _NOT_NORMAL = (b"//", b"/./")
-_SEPARATOR = rb"/+(?:\./+)*"
+
+#: What is not after a path, because it would be a part of another name.
+_ENDS = rb"(?![\w~+-]|\.\w)"
 
 #: What is around a path in such a spelling, which is not a part of a longer path, but can follow a flag such as -I;
 #: %b is the path.
-_ALONE = rb"(?:(?<![\w.~+-])|(?<=-[A-Za-z]))%b(?![\w~+-]|\.\w)"
+_ALONE = rb"(?:(?<![\w.~+-])|(?<=-[A-Za-z]))%b" + _ENDS
 
 
 def contains_escaped(data: bytes, path: str) -> bool:
@@ -38,16 +40,22 @@ def halves(path: str) -> tuple[bytes, ...]:
 
 
 def _contains_not_normal(data: bytes, path: bytes) -> bool:
-    """Return whether the data contains the path with more slashes than it has, or with dots between them."""
-    if not any(sign in data for sign in _NOT_NORMAL):
+    """Return whether the data contains the path with more slashes than it has, or with dots between them.
+
+    There are more paths then after such separators have been made normal. This takes linear memory, and little more
+    than linear time, whatever the data is: a regular expression for the separators would not.
+    """
+    if path.rpartition(b"/")[2] not in data or not any(sign in data for sign in _NOT_NORMAL):
         return False
-    return any(match[0] != path for match in _spelling_pattern(path).finditer(data))
+    normal = data
+    while any(sign in normal for sign in _NOT_NORMAL):  # each time, runs of separators are half as long
+        for sign in _NOT_NORMAL:
+            normal = normal.replace(sign, b"/")
+    return path in normal and _count(path, normal) > _count(path, data)
 
 
-@lru_cache(maxsize=64)
-def _spelling_pattern(path: bytes) -> re.Pattern[bytes]:
-    first, *rest = map(re.escape, path.removeprefix(b"/").split(b"/"))
-    return re.compile(_ALONE % (b"/" + _SEPARATOR.join((first, *rest))))
+def _count(path: bytes, data: bytes) -> int:
+    return sum(1 for _ in re.finditer(re.escape(path) + _ENDS, data))
 
 
 @lru_cache(maxsize=64)
