@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import itertools
 import os
 import shutil
@@ -153,7 +154,8 @@ def test_interrupted_swap_leaves_the_old_or_the_new_environment(
             saved = {path.read_text() for path in target.rglob("results")}
             assert saved == ({"work"} if at < steps else set()), at
             kept = [path for top in target.glob("work.replaced-*") for path in top.rglob("*")]
-            assert {path.name for path in kept if not path.is_dir()} <= {"results"}
+            assert {path.name for path in kept if not path.is_dir()} == ({"results"} if kept else set())
+            assert all(list(top.iterdir()) for top in target.glob("work.replaced-*"))
         found.append("new" if entries == versions["new"] else "old")
         shutil.rmtree(top)
         if at >= steps:
@@ -217,6 +219,21 @@ def test_directories_of_other_users_are_found_before_anything_is_written(
         assert message.startswith(f"cannot overwrite {path}: it belongs to the user root")
         assert own(of_nobody) == versions["old"]
         assert not (of_nobody / INSIDE).exists()
+
+
+def test_directory_of_another_user_that_has_to_stay_can_be_given_away(machine: Machine) -> None:
+    user = unprivileged(machine)
+    prefix = make_data(user.envs / "data")
+    user.run_json("pack", "data")
+    shutil.rmtree(prefix)
+    prefix.mkdir()
+    if os.geteuid() == 0:
+        os.chown(prefix, NOBODY, NOBODY)
+        user.envs.chmod(0o555)
+        error = user.expect_error(11, "restore", "data", "--prefix", prefix)
+        assert f"chown {getpass.getuser()} {prefix}" in error["hint"]
+        os.chown(prefix, 0, 0)
+    user.run_json("restore", "data", "--prefix", prefix)
 
 
 # --- commands ---------------------------------------------------------------------------------------------
@@ -332,3 +349,26 @@ def test_what_prevents_a_restore_into_a_file_system_is_found_before_unpacking(
         kind = "FileOperationFailed" if option == "ro" else "InsufficientSpace"
         assert (failed["type"], str(prefix) in failed["message"]) == (kind, True), failed
         assert os.listdir(prefix) == []
+
+
+def test_swap_that_cannot_be_completed_is_a_problem(machine: Machine) -> None:
+    user = unprivileged(machine)
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory to another user")
+    prefix = make_data(user.envs / "data")
+    user.run_json("pack", "data")
+    interrupt(prefix)
+    moved = prefix / INSIDE / f"{ENTERING}_1" / "bin"
+    os.chown(moved, NOBODY, NOBODY)
+    findings = user.snapper("doctor", "--json").json["findings"]
+    (problem,) = [finding for finding in findings if finding["title"] == "Leftover"]
+    assert problem["detail"].startswith(f"{prefix} is only partly replaced"), problem
+    (status,) = user.snapper("status", "--json").json["environments"]
+    assert "cannot be completed" in status["error"]["message"]
+    for command in ("pack data", "restore data", "restore --all --replace", "verify data"):
+        error = user.expect_error(1, *command.split())
+        assert error["message"].startswith(f"{prefix}: an interrupted restore to it cannot be completed"), (
+            error
+        )
+    os.chown(moved, 0, 0)
+    assert "unchanged" in user.snapper("status").out

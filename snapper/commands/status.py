@@ -10,11 +10,13 @@ from typing import Literal
 from snapper.checks.package_drift import find_package_changes
 from snapper.environment import conda, state
 from snapper.environment.changes import PackageChanges
+from snapper.environment.contents import is_unfinished
 from snapper.environment.drift import Drift
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
 from snapper.environment.locations import find_environment, installed_environments, why_of_unknown_origin
-from snapper.errors import EnvironmentNotFound, EnvironmentOfUnknownOrigin, NotAnEnvironment, SnapperError
+from snapper.environment.staging_lock import INSIDE
+from snapper.errors import EnvironmentNotFound, EnvironmentOfUnknownOrigin, SnapperError
 from snapper.format.model import Ref
 from snapper.repository.refs import StoredEnvironment, find_ref, read_all_refs, referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
@@ -70,12 +72,10 @@ class StatusReport:
 def environment_status(store: Store | None, prefix: Path, name: str = "") -> EnvironmentStatus:
     """Return the status of the environment at the prefix.
 
-    `name` is its name in the store; by default, the one it was packed or restored under. Raise NotAnEnvironment,
-    PermissionDenied, FileOperationFailed.
+    `name` is its name in the store; by default, the one it was packed or restored under. Raise what
+    `conda.pin_environment` does.
     """
-    if not conda.is_environment(prefix):
-        raise NotAnEnvironment(str(prefix))
-    installed = InstalledEnvironment(prefix)
+    installed = InstalledEnvironment(conda.pin_environment(prefix))
     current_state = installed.state
     drift = installed.drift()
     status = EnvironmentStatus(
@@ -129,15 +129,16 @@ def all_statuses(store: Store | None) -> StatusReport:
 
 
 def _installed_statuses(store: Store | None) -> Iterator[EnvironmentStatus]:
-    """Yield the status of each environment that conda knows and that snapper has packed or restored."""
+    """Yield the status of each environment that conda knows and that snapper has packed, restored, or half restored."""
     for prefix in installed_environments():
         current_state = state.read(prefix)
-        if current_state is None:
+        if current_state is None and not is_unfinished(prefix / INSIDE):
             continue
         try:
             yield environment_status(store, prefix)
         except SnapperError as error:
-            name, snapshot_id = current_state.environment, current_state.snapshot
+            name = current_state.environment if current_state else prefix.name
+            snapshot_id = current_state.snapshot if current_state else ""
             yield EnvironmentStatus(name, str(prefix), snapshot_id, "unknown", error=error)
 
 

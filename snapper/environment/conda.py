@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapper.environment.contents import complete_exchange_at
-from snapper.errors import FileOperationFailed, NotAnEnvironment
+from snapper.errors import FileOperationFailed, NotAnEnvironment, SnapperError
 from snapper.format.constraints import CONDA_META, is_placeholder, path_bytes
 from snapper.format.model import Mode, Package
 from snapper.fs.beneath import LOOKUP, open_beneath
@@ -88,11 +88,14 @@ class Record:
 def is_environment(prefix: Path | PinnedDirectory) -> bool:
     """Return whether the directory is a conda environment; like conda, look for conda-meta.
 
-    In an open one, that can be a link to another directory in the environment, but not to one outside of it. What a
-    killed restore was exchanging at a path is exchanged first.
+    In an open one, that can be a link to another directory in the environment, but not to one outside of it. At a path,
+    what a killed restore has not completed is completed first; if that is impossible, it is an environment.
     """
     if isinstance(prefix, Path):
-        complete_exchange_at(prefix)
+        try:
+            complete_exchange_at(prefix)
+        except SnapperError:
+            return True
         return os.path.isdir(prefix / META)
     try:
         os.close(open_beneath(prefix, META, LOOKUP))
@@ -104,9 +107,8 @@ def is_environment(prefix: Path | PinnedDirectory) -> bool:
 def pin_environment(prefix: Path | PinnedDirectory) -> PinnedDirectory:
     """Open a conda environment, unless it is open, for all that is read from it.
 
-    What a killed restore was exchanging is exchanged first.
-
-    Raise NotAnEnvironment, PermissionDenied, FileOperationFailed.
+    What a killed restore has not completed at a path is completed first. Raise NotAnEnvironment, PermissionDenied,
+    FileOperationFailed, TargetLocked.
     """
     if isinstance(prefix, Path):
         complete_exchange_at(prefix)

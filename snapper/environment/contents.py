@@ -24,6 +24,7 @@ Nothing is synced: like that of other restores, the result depends on the file s
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -42,7 +43,7 @@ from snapper.environment.staging_lock import (
     lock_staging,
     replaced_name,
 )
-from snapper.errors import SnapperError
+from snapper.errors import FileOperationFailed
 from snapper.format.constraints import CONDA_META, STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor, open_if_directory
@@ -53,10 +54,15 @@ from snapper.fs.private import open_private_directory
 from snapper.fs.removal import remove_older
 from snapper.process.signals import defer_signals
 
+logger = logging.getLogger(__name__)
+
 _PHASE = re.compile(rf"({LEAVING}|{ENTERING})_([0-9]+)\Z")
 
 #: What no check looks at, so that nothing tells whether it may be removed.
 _UNSEEN = (STATE_DIRECTORY, TRASH_DIRECTORY)
+
+
+_ADVICE = "Make sure that there is space, and that you may move everything in it, then run this again."
 
 
 class _Phase(NamedTuple):
@@ -77,13 +83,16 @@ def exchange_contents(environment: int, staging: int, tree: str, since: int) -> 
         inodes = {name: os.lstat(name, dir_fd=new).st_ino for name in os.listdir(new)}
     with defer_signals():
         exchange, mode = _Exchange(environment, staging), stat.S_IMODE(os.fstat(environment).st_mode)
-        move(Entry(staging, tree), Entry(staging, f"{LEAVING}_{since}"))
+        os.mkdir(OLD, 0o700, dir_fd=staging)  # while nothing has happened: the disk may be full
         try:
+            move(Entry(staging, tree), Entry(staging, f"{LEAVING}_{since}"))
             return exchange.complete()
         except OSError:
             with suppress(OSError):
                 exchange.undo(inodes, tree)
                 os.fchmod(environment, mode)
+            with suppress(OSError):
+                os.rmdir(OLD, dir_fd=staging)
             raise
 
 
@@ -107,29 +116,38 @@ def is_unfinished(path: Path) -> bool:
 
 
 def complete_exchange_at(prefix: Path) -> None:
-    """Complete the exchange that a killed process has begun in the environment at a prefix.
+    """Complete the exchange that a killed process has begun in the environment at a prefix, if it is of this user.
 
-    Nothing happens if there is none, if a process is at it, or if that is impossible: a restore will say why.
+    Raise TargetLocked if a process is at it, and FileOperationFailed if it cannot be completed.
     """
     path = prefix / INSIDE
     if not os.path.lexists(path):
         return
-    with (
-        suppress(OSError, SnapperError),
-        closing_descriptor(open_own_path(str(prefix), LISTING)) as environment,
-    ):
-        if not is_own(os.fstat(environment)) or not _has_begun(environment):
+    try:
+        environment = open_own_path(str(prefix), LISTING)
+    except OSError:
+        return
+    with closing_descriptor(environment):
+        if not _has_begun(environment):
             return
         staging = lock_staging(environment, path, prefix)
         try:
             complete(environment, staging.directory)
+            logger.info("completed the interrupted restore to %s", prefix)
+        except OSError as error:
+            reason = f"an interrupted restore to it cannot be completed: {error.strerror}"
+            raise FileOperationFailed(str(prefix), reason, _ADVICE) from None
         finally:
             staging.release()
 
 
 def _has_begun(environment: int) -> bool:
-    with closing_descriptor(open_private_directory(INSIDE, environment)) as staging:
-        return _find_phase(staging) is not None
+    """Return whether an exchange by this user has begun in an open environment."""
+    try:
+        with closing_descriptor(open_private_directory(INSIDE, environment)) as staging:
+            return is_own(os.fstat(environment)) and _find_phase(staging) is not None
+    except OSError:
+        return False
 
 
 def _find_phase(staging: int) -> _Phase | None:
@@ -153,7 +171,7 @@ class _Exchange:
         phase = _find_phase(self._staging)
         if phase is None:
             return ""
-        with suppress(FileExistsError):
+        with suppress(FileExistsError):  # it is missing only if `undo` was killed
             os.mkdir(OLD, 0o700, dir_fd=self._staging)
         with self._opened(phase.name) as new, suppress(PermissionError):  # the directory can be root's
             os.fchmod(

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from snapper.environment.contents import complete_exchange_at
 from snapper.environment.control import is_in_shared_directory, others_may_write
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
+from snapper.errors import SnapperError
 from snapper.format import canonical, manifest
 from snapper.format.constraints import STATE_DIRECTORY, is_digest, is_valid_name, path_bytes
 from snapper.format.manifest import EncodedSnapshot
@@ -212,12 +213,14 @@ def state_directory(top: Path | PinnedDirectory | int, *, make: bool = False) ->
 def open_environment(top: Path | PinnedDirectory | int) -> Iterator[int]:
     """Open an environment, or a staged tree, by its path or a descriptor.
 
-    What a killed restore was exchanging at a path is exchanged first.
-
-    Raise OSError, with EPERM if it, or a link on the path, does not belong to this user or root.
+    What a killed restore has not completed at a path is completed first. Raise OSError, with EBUSY if that is
+    impossible, with EPERM if it, or a link on the path, does not belong to this user or root.
     """
     if isinstance(top, Path):
-        complete_exchange_at(top)
+        try:
+            complete_exchange_at(top)
+        except SnapperError as error:
+            raise OSError(errno.EBUSY, error.message, str(top)) from None
         descriptor = open_own_path(str(top), LISTING)
     else:
         descriptor = os.dup(top.descriptor if isinstance(top, PinnedDirectory) else top)

@@ -15,6 +15,7 @@ from snapper.format.member import InvalidSegment
 from snapper.fs.errors import map_os_error
 from snapper.fs.ownership import owner_name
 from snapper.fs.pinned import PinnedDirectory
+from snapper.process.identity import current_user
 
 #: What the operating system reports if members of a snapshot contradict each other, such as a file at the path of a
 #: directory: nothing else writes to a staging directory.
@@ -34,10 +35,16 @@ def unpack_errors(what: str, prefix: str) -> Iterator[None]:
         raise map_os_error(error, Path(prefix).parent, "write to") from None
 
 
-def occupied_by_other(path: Path, status: os.stat_result) -> TargetOccupied:
-    """Return the error to raise for what another user has at the path, which has this status."""
+def occupied_by_other(path: Path, status: os.stat_result, *, has_to_stay: bool = False) -> TargetOccupied:
+    """Return the error to raise for what another user has at the path, which has this status.
+
+    If it `has_to_stay` there, such as a mount point, the user needs to own it.
+    """
     owner = owner_name(status)
     advice = f"Restore elsewhere with --prefix or --envs-dir, or have {owner} move it away first."
+    if has_to_stay:
+        command = f"chown {current_user()} {shlex.quote(str(path))}"
+        advice = f"Have {owner} give it to you ({command}). Or restore elsewhere with --prefix or --envs-dir."
     return TargetOccupied(str(path), f"it belongs to the user {owner}", advice)
 
 

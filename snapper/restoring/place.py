@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from snapper.environment.foreign import is_foreign
+from snapper.environment.staging_lock import INSIDE
 from snapper.fs.mounts import is_mount_point, mount_points_below
 from snapper.restoring.parent import existing_parent
 
@@ -21,6 +22,11 @@ def is_staged_inside(target: Path) -> bool:
     if is_mount_point(target) or not is_writable(target.parent):
         return True
     return any(map(is_foreign, mount_points_below(target)))
+
+
+def is_spared(entry: os.DirEntry[str]) -> bool:
+    """Return whether something in a target is not replaced: what is not part of it, or its staging directory."""
+    return (is_foreign(entry.name) or entry.name == INSIDE) and entry.is_dir(follow_symlinks=False)
 
 
 def staging_parent(target: Path) -> Path:

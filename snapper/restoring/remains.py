@@ -55,6 +55,9 @@ def _remove(name: str, directory: int, place: KeepingPlace, target: Path, seen: 
     It is kept if it has been at the target without being checked and may have changed, and if it has something that is
     not part of the environment. May raise OSError.
     """
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=directory)
+        return
     if name.startswith(TREE):
         remove_tree(name, directory)
         return

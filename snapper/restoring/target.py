@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapper.environment import conda, state
+from snapper.environment.contents import complete_exchange_at
 from snapper.environment.control import others_may_write
 from snapper.environment.foreign import is_foreign
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
 from snapper.environment.scan import find_shared_directory, mounted_file_systems, nested_environments
-from snapper.environment.staging_lock import INSIDE
 from snapper.environment.tree import MOUNTED, Tree
 from snapper.errors import (
     Corrupted,
@@ -45,6 +45,7 @@ from snapper.restoring.errors import (
 )
 from snapper.restoring.hidden_changes import find_hidden_changes
 from snapper.restoring.parent import check_parent
+from snapper.restoring.place import is_spared, is_staged_inside
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.swap import remove_leftover_staging
 from snapper.store import Store
@@ -91,6 +92,7 @@ def inspect_target(
     snapshot_id = resolve_in_ref(ref, request.spec, store)
     if not again:
         remove_leftover_staging(prefix)
+    complete_exchange_at(prefix)
     environment = InstalledEnvironment(prefix)
     try:
         check_replaceable(store, environment, ref, snapshot_id, request, again=again)
@@ -138,7 +140,7 @@ def check_replaceable(
         return
     if not is_of_this_user(status):
         if not (is_own(status) and is_present(environment, snapshot_id, request)):
-            raise occupied_by_other(prefix, status)
+            raise occupied_by_other(prefix, status, has_to_stay=is_staged_inside(prefix))
         return
     if not is_present(environment, snapshot_id, request):
         _check_no_mounts(prefix, prefix)
@@ -261,17 +263,12 @@ def _has_only_shared(prefix: Path, directory: int) -> bool:
     """
     with os.scandir(directory) as entries:
         found = list(entries)
-        if all(_survives(entry) for entry in found):
+        if all(is_spared(entry) for entry in found):
             return True
     if not any(entry.name == conda.META and entry.is_dir() for entry in found):
         reason = "it is a directory that is not a conda environment"
         raise TargetOccupied(str(prefix), reason, _ELSEWHERE_OR_MOVE)
     return False
-
-
-def _survives(entry: os.DirEntry[str]) -> bool:
-    """Return whether something in a directory is not replaced with it: another directory, or the staging directory."""
-    return (is_foreign(entry.name) or entry.name == INSIDE) and entry.is_dir(follow_symlinks=False)
 
 
 def _check_same_environment(
