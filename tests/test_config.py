@@ -459,7 +459,7 @@ def test_root_saves_no_settings_in_the_home_of_a_user(
     for directory, *_ in os.walk(user):
         os.chown(directory, OTHER, OTHER)
     monkeypatch.setenv("HOME", str(user))
-    assert run(["config", "set", "jobs", "3"]) == 1
+    assert run(["config", "set", "jobs", "3"]) == 2
     assert f"belongs to the user {OTHER}" in capsys.readouterr().err
     assert [path for path in user.rglob("*") if path.lstat().st_uid != OTHER] == []
 
@@ -486,6 +486,17 @@ def test_settings_are_saved_where_no_other_user_controls_them(planted: str, home
     assert load_settings().jobs == 3
     assert writable_settings_file() == home / ".config/snapper/config.toml"
     assert not (home / "elsewhere.toml").exists() or not (home / "elsewhere.toml").read_text()
+
+
+def test_ignored_settings_are_not_replaced(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = write(home / ".config/snapper/config.toml", "only = ['a']\n")
+    (home / ".config").chmod(0o777)
+    for words in (["set", "store", "/x"], ["unset", "only"]):
+        assert run(["config", *words]) == 2
+        assert f"ignored, because {home}/.config is writable by other users" in capsys.readouterr().err
+    assert mine.read_text() == "only = ['a']\n"
+    (home / ".config").chmod(0o755)
+    assert run(["config", "unset", "only"]) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")

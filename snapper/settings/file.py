@@ -116,7 +116,7 @@ def writable_settings_file() -> Path:
     if named:
         return named
     candidates = [directory / _NAME for directory in user_config_directories()]
-    usable = [path for path in candidates if _is_usable(path)]
+    usable = [path for path in candidates if not _why_ignored(path)]
     for path in usable:
         if path.is_file():
             return path
@@ -148,6 +148,7 @@ def _write_setting(key: str, value: object | None) -> Path:
     import tomlkit  # noqa: PLC0415 - slow, and needed only here
 
     target = writable_settings_file()
+    _check_will_be_read(target)
     current = find_settings_file()
     document = tomlkit.parse(current.text if current else "")
     if value is None:
@@ -158,6 +159,15 @@ def _write_setting(key: str, value: object | None) -> Path:
     if not current or text != current.text:
         _replace(target, text)
     return target
+
+
+def _check_will_be_read(path: Path) -> None:
+    """Raise InvalidSettings for a file that is ignored: replacing it would lose the settings in it."""
+    reason = "" if _named_file() else _why_ignored(path)
+    if reason:
+        raise InvalidSettings(
+            str(path), f"settings in it are ignored, because {reason}", "Correct that, then set it again."
+        )
 
 
 def _named_file() -> Path | None:
@@ -199,14 +209,15 @@ def _control_by_others(path: Path) -> str:
     return f"{found.path} {found.reason}{advice}"
 
 
-def _is_usable(path: Path) -> bool:
-    """Return whether settings that are written to the file will be read; other problems are left to the writer."""
+def _why_ignored(path: Path) -> str:
+    """Return how another user controls a file that need not exist; leave other problems to who reads or writes it."""
     try:
-        return not _control_by_others(path)
+        return _control_by_others(path)
     except FileNotFoundError:
-        return control_by_others(path) is None
+        found = control_by_others(path)
+        return f"{found.path} {found.reason}" if found else ""
     except OSError:
-        return True
+        return ""
 
 
 @cache

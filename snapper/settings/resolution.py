@@ -17,7 +17,7 @@ from snapper.settings.keys import SETTINGS, Value, check_key, suggest_setting
 #: How the origin of a default begins.
 DEFAULT = "default"
 
-_CHOOSE = "Correct that, or choose the store: with --store, SNAPPER_STORE, or snapper config set store."
+_CHOOSE = "Correct that, or choose the store with --store or SNAPPER_STORE."
 
 
 @dataclass(frozen=True)
