@@ -543,6 +543,20 @@ def test_user_who_is_not_root_runs_the_script(another_user: tuple[str, Path]) ->
     assert "snapper\n<restore><--all><--budget>" in calls
 
 
+def test_home_of_root_is_not_used_for_the_user(another_user: tuple[str, Path], home_of_other: Path) -> None:
+    """It is in HOME if root runs the script as the user with runuser, for example."""
+    user, home = another_user
+    Hub(user, home).make_home(pwd.getpwnam(user).pw_uid)
+    script = home / "on-start.sh"
+    script.write_text(render_script(LifecycleOptions("on-start", "ec2-user-data", budget=20)))
+    for directory in ("/root", str(home_of_other)):
+        command = ["runuser", "-u", user, "--", "env", "-i", f"HOME={directory}", "/bin/bash", str(script)]
+        subprocess.run(command, cwd="/", check=True, capture_output=True, timeout=30)
+        assert (home / "ran").read_text().endswith(f" {home}\n")
+        (home / "ran").unlink()
+    shutil.rmtree(home / ".snapper")
+
+
 # --- users of containers ----------------------------------------------------------------------------------
 
 #: Takes the place of snapper: writes down who runs it, and where home is.

@@ -28,15 +28,14 @@ say() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"; }
 # they start, and change the id of the user.
 find_account() {
     local made=$mode
+    IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
     if [ "$EUID" != 0 ]; then
-        home=$HOME uid=$EUID
-    else
-        IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
-        if [ "$ids" ] && [ "${ids%:*}" != "$uid" ]; then
-            IFS=: read -r uid gid <<<"$ids"
-            home=${home:-/home/$user}
-            made=--fork
-        fi
+        uid=$EUID
+        if [ -O "$HOME" ] || [ ! -O "$home" ]; then home=$HOME; fi
+    elif [ "$ids" ] && [ "${ids%:*}" != "$uid" ]; then
+        IFS=: read -r uid gid <<<"$ids"
+        home=${home:-/home/$user}
+        made=--fork
     fi
     [ "${home:0:1}" = / ] && [ -d "$home" ] || return
     [ "$made" = --wait ] || [ "$(stat -L -c %u -- "$home")" = "$uid" ] # it is made for the user in the end
@@ -64,7 +63,7 @@ show() {
 
 # Must be called in a new session without a terminal, with stdin from /dev/null and a clean environment.
 supervise() {
-    local fd home='' uid gid groups as_user=(env)
+    local fd home='' uid gid groups as_user
     for fd in /proc/self/fd/*; do
         fd=${fd##*/}
         if ((fd > 2)); then exec {fd}>&-; fi
@@ -72,9 +71,10 @@ supervise() {
     export "${settings[@]}" # they may contain secrets, and everyone can see arguments
     stop_after $((budget - SECONDS)) &
     until find_account; do sleep 1; done
+    as_user=(env HOME="$home")
     if [ "$EUID" = 0 ]; then
         umask 022
-        as_user+=(HOME="$home" USER="$user" LOGNAME="$user" PATH="$PATH")
+        as_user+=(USER="$user" LOGNAME="$user" PATH="$PATH")
         if command -v setpriv >/dev/null; then
             groups=$(id -G -- "$user" 2>/dev/null | tr ' ' ,)
             as_user=(setpriv --reuid "$uid" --regid "$gid" --groups "${groups:-$gid}" -- "${as_user[@]}")
@@ -275,6 +275,7 @@ if [ "$EUID" = 0 ]; then
     done
 fi
 cd /
+if [ "$EUID" != 0 ]; then user=$EUID; fi
 mode=--wait # of setsid
 if ! find_account; then
     say "user $user, or the home directory, does not exist yet: this continues in the background"
