@@ -24,7 +24,8 @@ from snapper.environment.tree import walk
 from snapper.errors import SnapperError
 from snapper.fs import placement, removal
 from snapper.restoring.in_place import staging_in_place
-from snapper.restoring.swap import remove_leftover_staging, stage
+from snapper.restoring.leftovers import remove_leftover_staging
+from snapper.restoring.swap import stage
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
 from tests.support.processes import forking, run_as

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from snapper import kernels
-from snapper.environment import conda, editable, pip
+from snapper.environment import conda, editable, pip, record_text
 from snapper.environment.conda import FileFacts
 from snapper.environment.embedded import candidate_prefixes, find_prefixes
 from snapper.environment.state import EnvironmentState
@@ -346,9 +346,9 @@ def test_records_are_edited_in_linear_time(unit: str) -> None:
     text = b'{"paths": [{"_path": "a{", "x\\\\": 1},' + unit.encode() * (1_000_000 // len(unit))
     facts = {"a{": FileFacts("0" * 64, 5)}
     began = time.process_time()
-    conda.with_facts(text, facts, sizes=True)
-    conda.without_facts_of(text, ["a{"], sizes=True)
-    conda.with_missing_facts(text, facts.get)
+    record_text.with_facts(text, facts, sizes=True)
+    record_text.without_facts_of(text, ["a{"], sizes=True)
+    record_text.with_missing_facts(text, facts.get)
     assert time.process_time() - began < 20
 
 
@@ -357,7 +357,7 @@ def test_braces_in_records_do_not_hide_entries() -> None:
     other = '{"_path": "other", "x": {"k": "}"}}, {"y": "{\\"{"}'
     text = f'{{"x": "{{", "paths": [{entry % "a{"}, {other}, {entry % "b"}, {entry % "}c"}]}}'.encode()
     facts = {path: FileFacts("f" * 64, 22) for path in ("a{", "}c")}
-    edited = conda.with_facts(text, facts, sizes=True)
+    edited = record_text.with_facts(text, facts, sizes=True)
     assert edited == text.replace(b"0" * 64, b"f" * 64).replace(b": 1}", b": 22}").replace(
         (entry % "b").replace("0" * 64, "f" * 64).replace(": 1}", ": 22}").encode(), (entry % "b").encode()
     )

@@ -19,7 +19,8 @@ from conda_pack.prefixes import binary_replace, text_replace
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from snapper.environment.conda import FileFacts, with_facts
+from snapper.environment.conda import FileFacts
+from snapper.environment.record_text import with_facts
 from snapper.format.canonicalize import (
     TEXT_PLACEHOLDER,
     CanonicalFile,

@@ -39,9 +39,9 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.removal import remove_older, remove_tree
 from snapper.process.pool import WorkerPool
 from snapper.restoring import remains, replaced, staging
+from snapper.restoring.leftovers import remove_leftover_staging
 from snapper.restoring.replaced import next_tick
 from snapper.restoring.staging import Staging, staging_directory
-from snapper.restoring.swap import remove_leftover_staging
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

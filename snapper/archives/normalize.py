@@ -16,6 +16,7 @@ from snapper.archives.origin import NO_PREFIX, WorkLimit, find_origin
 from snapper.environment import conda, pip
 from snapper.environment.conda import FileFacts, PathEntry, Record
 from snapper.environment.conda_unpack import CONDA_UNPACK, PrefixRecord
+from snapper.environment.record_text import with_facts, with_missing_facts
 from snapper.format import shebang
 from snapper.format.canonicalize import TEXT_PLACEHOLDERS, candidate_originals
 from snapper.format.constraints import path_bytes
@@ -158,7 +159,7 @@ def _update_records(files: UnpackedFiles, prefix: str, limit: WorkLimit) -> None
 
     for record in files.records:
         text = conda.read_record_text(files.top, record.file)
-        updated = conda.with_missing_facts(conda.with_facts(text, facts, sizes=False), facts_of)
+        updated = with_missing_facts(with_facts(text, facts, sizes=False), facts_of)
         if updated != text:
             unpacked.rewrite(files.top, record.file, updated)
 

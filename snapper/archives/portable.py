@@ -15,6 +15,7 @@ from pathlib import Path
 from snapper.archives import unpacked
 from snapper.environment import conda
 from snapper.environment.conda_unpack import PrefixRecord
+from snapper.environment.record_text import without_facts_of
 from snapper.environment.tree import File, walk
 from snapper.format import shebang, zipapp
 from snapper.format.model import LAYER_SIZE, RECORD_MODES, Kind, Layer, Relocation
@@ -59,7 +60,7 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, 
         elif relocation.mode in RECORD_MODES:
             text = conda.read_record_text(tree, path)
             sizes = relocation.mode == "sized-record"
-            unpacked.rewrite(tree, path, conda.without_facts_of(text, changed, sizes=sizes))
+            unpacked.rewrite(tree, path, without_facts_of(text, changed, sizes=sizes))
     return tuple(records)
 
 

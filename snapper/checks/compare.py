@@ -8,8 +8,9 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from snapper.environment.conda import FileFacts, with_facts, without_prefix_facts
+from snapper.environment.conda import FileFacts
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.record_text import with_facts, without_prefix_facts
 from snapper.format import bytecode
 from snapper.format.model import Layer, Snapshot
 from snapper.process.pool import WorkerPool

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import NamedTuple
 
-from snapper.environment.conda import META, without_prefix_facts
+from snapper.environment.conda import META
+from snapper.environment.record_text import without_prefix_facts
 from snapper.format.constraints import packed_mode
 from snapper.format.layer_reader import LayerReader, OpenLayer
 from snapper.format.member import Member, MemberType

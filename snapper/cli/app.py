@@ -171,17 +171,17 @@ def _usage_error(error: Exception) -> UsageError:
     text: str = getattr(error, "format_message", error.__str__)()
     message = " ".join(text.split()).replace(": Value error, ", ": ")  # which pydantic adds
     for pattern, replacement in _REWORDED:
-        message = pattern.sub(replacement, message)
+        message = re.sub(pattern, replacement, message)
     message = message.rstrip(".")
     return UsageError(message[:1].lower() + message[1:], see)
 
 
 #: How versions of typer differ in what they say about arguments and values.
 _REWORDED = (
-    (re.compile(r"Input should be a valid (integer|number).*"), r"not a valid \1"),
-    (re.compile(r"'[^']*' is not a valid (?:int|float)\w* range"), "not a valid number"),
-    (re.compile(r"^Got unexpected extra argument(?:\(s\)|s)? \((.*)\)"), r"too many arguments: \1"),
-    (re.compile(r"Input should be (less|greater) than or equal to"), r"must be \1 than or equal to"),
+    (r"Input should be a valid (integer|number).*", r"not a valid \1"),
+    (r"'[^']*' is not a valid (?:int|float)\w* range", "not a valid number"),
+    (r"^Got unexpected extra argument(?:\(s\)|s)? \((.*)\)", r"too many arguments: \1"),
+    (r"Input should be (less|greater) than or equal to", r"must be \1 than or equal to"),
 )
 
 

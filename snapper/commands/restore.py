@@ -32,15 +32,16 @@ from snapper.fs.errors import map_os_error
 from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.restoring.destinations import UnusedLocation
-from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, select_fitting
+from snapper.restoring.inspection import inspect_request
+from snapper.restoring.leftovers import remove_leftover_staging
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
-from snapper.restoring.swap import remove_leftover_staging
 from snapper.restoring.target import RestoreTarget
 from snapper.settings.log_file import log_crash
 from snapper.store import Store
 
 if TYPE_CHECKING:
     from snapper.restoring.engine import Outcome
+    from snapper.restoring.plan import RestorePlan
 
 #: How much memory all snapshots may take that are restored together, in bytes. Most take a few million.
 _MOST_MEMORY = 512 << 20
@@ -141,11 +142,11 @@ class _Restore:
         plans = []
         for located in choose_destinations(resolution.resolved):
             planned = self._plan(located)
-            if isinstance(planned, RestorePlan):
+            if isinstance(planned, (RestoreResult, RestoreFailure)):
+                yield planned
+            else:
                 plans.append(planned)
                 yield from self._limit_memory(plans)
-            else:
-                yield planned
         if plans:
             yield from self._write(plans, jobs)
 
@@ -157,6 +158,8 @@ class _Restore:
             if inspected.target.present:
                 state.remove_leftovers(inspected.target.prefix)
                 return self._register(self._registrar, inspected.request, inspected.target, started)
+            from snapper.restoring.plan import make_plan  # noqa: PLC0415 - slow to import, and often not needed
+
             plan = make_plan(self._store, inspected, started)
             logger.info(
                 "restoring %s at %s to %s: %d layers, %d bytes",
@@ -190,6 +193,7 @@ class _Restore:
         # Not needed, and slow to import, if all environments are present.
         from snapper.process.pool import WorkerPool  # noqa: PLC0415
         from snapper.restoring.engine import run_plans  # noqa: PLC0415
+        from snapper.restoring.plan import select_fitting  # noqa: PLC0415
 
         what = plans[0].name if len(plans) == 1 else f"{len(plans)} environments"
         self._progress.start(f"Restoring {what}", sum(plan.snapshot.size for plan in plans))

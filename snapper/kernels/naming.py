@@ -43,7 +43,7 @@ _ENDS_IN_DIGEST = re.compile(r".*-[0-9a-f]{16}\Z")
 _HAS_DIGEST = re.compile(r".*-[0-9a-f]{16}(-[0-9]+)?\Z")
 
 #: What may follow a template's name in the name of a registered kernel; earlier versions only used numbers.
-_SUFFIX = r"(-[0-9a-f]{16})?(-[0-9]+)?"
+_SUFFIX = re.compile(r"(-[0-9a-f]{16})?(-[0-9]+)?")
 
 #: How many numbers are tried to make a name unique.
 _MOST_NUMBERS = 2 * MOST_KERNELS
@@ -153,7 +153,7 @@ class KernelNames:
 
     def _is_of_template(self, name: str) -> bool:
         """Return whether the template could give the name to a kernel of any environment."""
-        return re.fullmatch("[a-z0-9._-]+".join(self._literals()) + _SUFFIX, name) is not None
+        return re.fullmatch("[a-z0-9._-]+".join(self._literals()) + _SUFFIX.pattern, name) is not None
 
     def _is_only_for(self, name: str, environment: str) -> bool:
         """Return whether the template could give the name to a kernel of this environment, and of no other one."""
@@ -164,7 +164,7 @@ class KernelNames:
 
     def _is_named_like(self, name: str, other: str) -> bool:
         """Return whether the name is that of another environment, or one that its kernels could get."""
-        pattern = "[a-z0-9._-]*".join(self._literals(other)) + _SUFFIX
+        pattern = "[a-z0-9._-]*".join(self._literals(other)) + _SUFFIX.pattern
         return name == _normalize(other) or re.fullmatch(pattern, name) is not None
 
     def _literals(self, environment: str = "\0") -> list[str]:
@@ -221,12 +221,12 @@ class KernelNames:
 
         It keeps them when other kernels of these names appear elsewhere, which the user's own directory precedes.
         """
-        pattern = re.escape(stem) + _SUFFIX
         for known in self.registered(environment):
             is_this = known.kernel == kernel and known.name != NATIVE
             if (
                 is_this
-                and re.fullmatch(pattern, known.name)
+                and known.name.startswith(stem)
+                and _SUFFIX.fullmatch(known.name, len(stem))
                 and self._is_unused(known.name, environment, kernel)
             ):
                 yield known.name

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from snapper.environment.conda import FileFacts, with_facts
+from snapper.environment.conda import FileFacts
+from snapper.environment.record_text import with_facts
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
 from snapper.format import bytecode

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from snapper.environment.conda import LARGEST_RECORD, FileFacts, with_facts
+from snapper.environment.conda import LARGEST_RECORD, FileFacts
 from snapper.environment.index import IndexEntry, block_paths, encode_block
+from snapper.environment.record_text import with_facts
 from snapper.errors import Corrupted
 from snapper.format.constraints import directory_mode, file_mode, path_bytes
 from snapper.format.macho import HEAD_SIZE, needs_signature

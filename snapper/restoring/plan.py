@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,26 +15,17 @@ from snapper.errors import (
     InsufficientSpace,
     PermissionDenied,
     PlatformMismatch,
-    SnapperError,
     TargetOccupied,
 )
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Snapshot
 from snapper.repository.snapshots import decode_snapshot, read_encoded_snapshot
-from snapper.restoring.fallback import available_snapshot
+from snapper.restoring.inspection import InspectedRequest
 from snapper.restoring.place import is_writable, staging_parent
-from snapper.restoring.requests import LocatedRequest, RestoreRequest
+from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.space import SpaceReservations
-from snapper.restoring.target import ELSEWHERE, RestoreTarget, inspect_target
+from snapper.restoring.target import ELSEWHERE, RestoreTarget
 from snapper.store import Store
-
-
-@dataclass(frozen=True)
-class InspectedRequest:
-    """A request whose target has been inspected; its spec is that of an available snapshot."""
-
-    request: RestoreRequest
-    target: RestoreTarget
 
 
 @dataclass(frozen=True)
@@ -54,18 +45,6 @@ class RestorePlan:
     @property
     def name(self) -> str:
         return self.target.name
-
-
-def inspect_request(store: Store, located: LocatedRequest) -> InspectedRequest:
-    """Choose the snapshot and inspect the target; raise why there is none, and what `inspect_target` raises."""
-    if isinstance(located.destination, SnapperError):
-        raise located.destination
-    request, ref, (prefix, unused) = located.request, located.ref, located.destination
-    spec = available_snapshot(store, ref, request.spec, prefix)
-    instead_of = "" if spec == request.spec else ref.current
-    request = replace(request, spec=spec)
-    target = inspect_target(store, request, ref, prefix)
-    return InspectedRequest(request, replace(target, instead_of=instead_of, unused_location=unused))
 
 
 def make_plan(store: Store, inspected: InspectedRequest, started: float) -> RestorePlan:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from snapper.environment.staging_lock import INSIDE, staging_path
-from snapper.errors import PermissionDenied, SnapperError
+from snapper.environment.staging_lock import INSIDE
+from snapper.errors import PermissionDenied
 from snapper.fs.errors import os_errors
 from snapper.restoring.in_place import StagingInPlace, staging_in_place
 from snapper.restoring.place import is_staged_inside
@@ -34,19 +34,6 @@ def stage(target: Path) -> Iterator[Staged]:
             with staging_in_place(target):
                 pass
         yield beside
-
-
-def remove_leftover_staging(target: Path) -> None:
-    """Complete or undo what a killed process left half done at the target, and remove the rest.
-
-    Nothing happens if another process works on it.
-    """
-    if os.path.lexists(target / INSIDE):
-        with suppress(SnapperError), staging_in_place(target):
-            pass
-    if os.path.lexists(staging_path(target)):
-        with suppress(SnapperError), staging_directory(target):
-            pass
 
 
 def _stage_beside(target: Path, resources: ExitStack) -> Staging | None:

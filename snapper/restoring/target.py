@@ -43,11 +43,10 @@ from snapper.restoring.errors import (
     occupied_by_unknown,
     pack_command,
 )
-from snapper.restoring.hidden_changes import find_hidden_changes
+from snapper.restoring.leftovers import remove_leftover_staging
 from snapper.restoring.parent import check_parent
 from snapper.restoring.place import is_spared, is_staged_inside
 from snapper.restoring.requests import RestoreRequest
-from snapper.restoring.swap import remove_leftover_staging
 from snapper.store import Store
 from snapper.store.used_directories import used_directory_in
 
@@ -186,6 +185,8 @@ def check_replaced(
     if request.replace:
         return Replaced(environment.tree, describe_discarded(environment))
     if environment.state:
+        from snapper.restoring.hidden_changes import find_hidden_changes  # noqa: PLC0415 - not needed to inspect
+
         hidden = find_hidden_changes(store, environment, restored, shared)
         _check_none_changed(environment, environment.state, hidden)
     return Replaced(environment.tree)
