@@ -499,7 +499,7 @@ STEPS: dict[str, tuple[str, Callable[..., object]]] = {
         lambda _store, inspected, _time: inspected.target.prefix,
     ),
     "announcing": ("snapper.kernels.Registrar.register_pending", lambda _registrar, prefix, *_: prefix),
-    "staging": ("snapper.restoring.engine.staging_directory", lambda prefix: prefix),
+    "staging": ("snapper.restoring.engine.stage", lambda prefix: prefix),
     "linking": ("snapper.restoring.unpacker.link_unchanged", lambda prefix, *_: prefix),
     "writing": ("snapper.restoring.layer_writer._Writer.write_members", lambda writer, _: writer._job.prefix),
     "finalizing": ("snapper.restoring.unpacker.finalize_tree", lambda _directory, prefix, *_: prefix),

@@ -17,18 +17,25 @@ from pathlib import Path
 
 import pytest
 
+from snapper.commands.restore import RestoreResult, restore
 from snapper.environment import conda, contents, state
 from snapper.environment.index import IndexHeader, encode_block, index_entry
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.staging_lock import ENTERING, INSIDE, OLD
 from snapper.environment.tree import walk
 from snapper.errors import SnapperError
 from snapper.fs import placement, removal
+from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.in_place import staging_in_place
 from snapper.restoring.leftovers import remove_leftover_staging
+from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.swap import stage
+from snapper.store import open_store
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
+from tests.support.layers import META, encode_member, file, pack_members
 from tests.support.processes import forking, run_as
+from tests.support.sandbox import publish_layers
 from tests.support.users import unprivileged
 from tests.support.volumes import MOUNTS, in_image, mounted
 
@@ -373,3 +380,15 @@ def test_swap_that_cannot_be_completed_is_a_problem(machine: Machine) -> None:
         )
     os.chown(moved, 0, 0)
     assert "unchanged" in user.snapper("status").out
+
+
+def test_published_files_with_names_that_are_never_part_of_an_environment_are_left_out(sandbox: Path) -> None:
+    """Else the environment would count as changed for good."""
+    store = open_store(str(sandbox / "store"))
+    members = [encode_member(META), file("lost+found/y"), file("work.replaced-20260101-000000-abcd/x")]
+    publish_layers(store, [pack_members(*members, file("a"))])
+    (outcome,) = restore(store, [RestoreRequest(SnapshotSpec("work"), prefix=sandbox / "new")])
+    assert isinstance(outcome, RestoreResult), outcome
+    assert sorted(os.listdir(outcome.prefix)) == [".snapper", "a", "conda-meta"]
+    drift = InstalledEnvironment(Path(outcome.prefix)).drift()
+    assert drift and not drift.paths

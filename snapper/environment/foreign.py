@@ -1,31 +1,32 @@
 """What is in the directory of an environment without being part of it, and survives its replacement.
 
 These are other environments and the package cache of a base environment, what a restore has kept of an earlier
-environment where it can put nothing beside the directory, and what file systems have in their top directory.
+environment where it can put nothing beside the directory, and what file systems have in their top directory. See
+`constraints.is_foreign` for snapshots.
 """
 
 from __future__ import annotations
 
 import os
-import re
 
-#: What a restore has kept of an environment.
-KEPT_NAME = re.compile(r"(.+)\.replaced-[0-9]{8}-[0-9]{6}-[0-9a-f]{4}\Z", re.S)
+from snapper.format.constraints import is_foreign_name, kept_of
 
-#: Why each is skipped; not reported if it is empty.
+#: Why directories of these names are skipped.
 _REASONS = {
     "envs": "other environments are in the directory of this name",
     "pkgs": "conda keeps its package cache in the directory of this name",
-    "lost+found": "",
 }
 _KEPT = "a restore has kept this of an earlier environment"
 
 
 def why_foreign(path: str) -> str | None:
-    """Return why what is at the path is not part of the environment; None if it is."""
+    """Return why what is at the path is not part of the environment, "" if that goes without saying; None if it is."""
     if "/" in path:
         return None
-    return _REASONS.get(path.casefold(), _KEPT if KEPT_NAME.match(path) else None)
+    reason = _REASONS.get(path.casefold())
+    if reason is None and is_foreign_name(path):
+        return "" if kept_of(path) is None else _KEPT
+    return reason
 
 
 def is_foreign(path: str) -> bool:

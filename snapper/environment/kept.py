@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snapper.environment import conda, state
-from snapper.environment.foreign import KEPT_NAME
+from snapper.format.constraints import kept_of
 from snapper.fs.ownership import is_own
 
 #: How many bytes of the name of the environment the name can have.
@@ -26,20 +26,20 @@ def kept_name(name: str) -> str:
 
 def is_kept(path: Path) -> bool:
     """Return whether a restore has kept this: by its name, unless an environment was packed or restored there."""
-    return bool(KEPT_NAME.match(path.name)) and state.read(path) is None
+    return kept_of(path.name) is not None and state.read(path) is None
 
 
 def kept_beside(prefix: Path) -> tuple[str, ...]:
     """Return the paths of what was kept of the environment at a prefix, sorted: beside it, and in it."""
     name = _shortened(prefix.name)
     found = [*kept_in(prefix.parent), *kept_in(prefix)]
-    return tuple(sorted(str(path) for path in found if KEPT_NAME.sub(r"\1", path.name) == name))
+    return tuple(sorted(str(path) for path in found if kept_of(path.name) == name))
 
 
 def kept_in(directory: Path) -> list[Path]:
     """Return what this user's restores have kept in a directory, sorted."""
     try:
-        paths = [directory / name for name in os.listdir(directory) if KEPT_NAME.match(name)]
+        paths = [directory / name for name in os.listdir(directory) if kept_of(name)]
     except OSError:
         return []
     return sorted(path for path in paths if _is_own_directory(path) and is_kept(path))

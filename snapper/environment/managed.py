@@ -15,7 +15,7 @@ from snapper.environment import conda
 from snapper.environment.lookup import Lookup
 from snapper.environment.state import STATE_FILE
 from snapper.errors import UsageError
-from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path, is_shared
+from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path, is_foreign
 from snapper.settings.directories import home_directory
 
 
@@ -86,6 +86,6 @@ def _may_be_part(inside: str) -> bool:
     if path == ".":
         return True
     try:
-        return path not in SHARED_DIRECTORIES and not is_shared(check_path(path))
+        return path not in SHARED_DIRECTORIES and not is_foreign(check_path(path))
     except ValueError:
         return False

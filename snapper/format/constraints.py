@@ -13,6 +13,12 @@ STATE_DIRECTORY = ".snapper"
 #: The directories of a base environment with other environments and with the package cache, which are not part of it.
 SHARED_DIRECTORIES = ("envs", "pkgs")
 
+#: What a restore has kept of an environment, in its directory if it cannot be beside it.
+_KEPT = re.compile(r"(.+)\.replaced-[0-9]{8}-[0-9]{6}-[0-9a-f]{4}\Z", re.S)
+
+#: What file systems have in their top directory.
+_LOST = "lost+found"
+
 #: conda's directory in each environment, which makes it one.
 CONDA_META = "conda-meta"
 
@@ -144,9 +150,24 @@ def packed_mode(path: str, type_: str, mode: int) -> int:
     return directory_mode(path, mode) if type_ == "directory" else file_mode(mode)
 
 
-def is_shared(path: str) -> bool:
-    """Return whether the path is below a directory that an environment shares with others."""
-    return path[4:5] == "/" and path[:4].casefold() in SHARED_DIRECTORIES
+def is_foreign(path: str) -> bool:
+    """Return whether a path is not part of an environment, as it, or the directory at the top, has such a name.
+
+    The directories `envs` and `pkgs` themselves can be part of it.
+    """
+    top, _, below = path.partition("/")
+    return (bool(below) and top.casefold() in SHARED_DIRECTORIES) or is_foreign_name(top)
+
+
+def is_foreign_name(name: str) -> bool:
+    """Return whether what has the name at the top is never part of an environment."""
+    return name.casefold() == _LOST or kept_of(name) is not None
+
+
+def kept_of(name: str) -> str | None:
+    """Return the name of the environment of which a restore has kept what has this name; None if that is nothing."""
+    match = _KEPT.match(name)
+    return match[1] if match else None
 
 
 def check_digest(digest: str) -> None:

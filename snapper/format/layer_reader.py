@@ -16,7 +16,7 @@ from snapper.format.constraints import (
     SHARED_DIRECTORIES,
     check_path,
     check_target,
-    is_shared,
+    is_foreign,
     path_bytes,
 )
 from snapper.format.member import InvalidSegment, Member
@@ -132,9 +132,9 @@ class LayerReader:
 def read_members(
     segment: memoryview, start: int, name: str, expected: int | None = None
 ) -> Iterator[tuple[Member, memoryview]]:
-    """Yield the members from offset `start` on, with their data, but those below `envs` and `pkgs`.
+    """Yield the members from offset `start` on, with their data, except for those that are `foreign`.
 
-    These belong to other environments and to the package cache. snapper 0.1.0 packed what it did not recognize as such.
+    snapper 0.1.0 packed other environments, for example, that it did not recognize as such.
     Raise Corrupted about the layer `name` if anything is not allowed, or if there are not as many as `expected`.
     """
     checked: set[str] = set()
@@ -154,7 +154,7 @@ def read_members(
                 or "\0" in last
             ):
                 check_path(path)
-                if is_shared(path):
+                if is_foreign(path):
                     left_out = True
                     continue
                 if directory:
@@ -163,7 +163,7 @@ def read_members(
                     raise InvalidSegment(f"{path!r} is not a directory")
             if member.type == "hardlink":
                 check_path(member.target)
-                if is_shared(member.target):
+                if is_foreign(member.target):
                     raise InvalidSegment(f"{path!r} is a link to {member.target!r}, which is not part of it")
             elif member.type == "symlink":
                 check_target(member.target)
@@ -171,7 +171,9 @@ def read_members(
     except ValueError as error:
         raise Corrupted(name, str(error)) from None
     if left_out:
-        logger.warning("%s has files in envs or pkgs; they are left out, as no environment owns them", name)
+        logger.warning(
+            "%s has files that are part of no environment (in envs or pkgs); they are left out", name
+        )
     if expected is not None and count != expected:
         raise Corrupted(name, f"it has {count} members instead of {expected}")
 

@@ -11,8 +11,8 @@ from snapper.format.constraints import (
     check_digest,
     check_mode,
     check_path,
+    is_foreign,
     is_placeholder,
-    is_shared,
     is_valid_name,
     path_bytes,
 )
@@ -81,7 +81,7 @@ class Continuation:
 
     def __post_init__(self) -> None:
         check_path(self.path)
-        if is_shared(self.path):
+        if is_foreign(self.path):
             raise ValueError(f"{self.path!r} is not part of an environment")
         _check_counts(self.offset, self.size, self.replaced)
         if self.offset > self.size or self.replaced > self.offset:

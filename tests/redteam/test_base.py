@@ -272,16 +272,19 @@ _SHARED = {
     "archive": file("pkgs/numpy-1.conda"),
     "list of a channel": file("pkgs/cache/497deca9.json", "{}"),
     "package in capitals": file("PKGS/numpy-1/info/index.json", "{}"),
+    "what a restore has kept": file("base.replaced-20260101-000000-abcd/bin/x"),
+    "what a file system has": file("Lost+Found/x"),
 }
 
 
 @variants("before", _ALLOWED_BEFORE, usually=("nothing", "directories"))
-@variants("shared", _SHARED, usually=("link in place of its records", "list of packages", "package"))
+@variants("shared", _SHARED, usually=("link in place of its records", "package", "what a file system has"))
 def test_what_would_be_shared(shared: str, before: str, world: World, base: Path) -> None:
     """It has another environment or a package cache, from which conda would install packages elsewhere."""
     _publish(world, base, *_ALLOWED_BEFORE[before], _SHARED[shared])
     _restore(world, base)
-    for path in ("envs/other/conda-meta", "pkgs/urls", "pkgs/urls.txt", "pkgs/numpy-1", "pkgs/cache"):
+    kept = ("base.replaced-20260101-000000-abcd", "Lost+Found")
+    for path in ("envs/other/conda-meta", "pkgs/urls", "pkgs/urls.txt", "pkgs/numpy-1", "pkgs/cache", *kept):
         withstood(not os.path.lexists(base / path), f"restored {path}")
     done = world.victim.snapper("restore", "base", "--prefix", world.victim.envs / "copy")
     withstood("they are left out" in done.err, "had files left out without a message")
