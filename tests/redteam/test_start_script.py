@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.access_lists import NO_ID, OWNING_GROUP, USER, set_access_list
 from tests.support.redteam.accounts import withstood
 from tests.support.redteam.start_script import SAGEMAKER_PATH, StartScript, new_start_script
 
@@ -259,18 +260,26 @@ def test_commands_in_a_path_that_the_user_can_write(path: str, script: StartScri
     withstood("0" not in ran_by, "made root run a program of the user")
 
 
-@pytest.mark.parametrize("owner", [_OTHER, None], ids=["another user's", "writable by a group"])
-def test_installation_that_others_control(owner: int | None, script: StartScript) -> None:
+@pytest.mark.parametrize("control", ["owner", "group", "access list", "nobody"])
+def test_installation_that_others_control(control: str, script: StartScript) -> None:
     """On a shared volume, another user has created snapper's directory, or moved one of the user's there."""
     script.program(".snapper/venv/bin/python", "cd; id -u >>ran")
     script.snapper("cd; id -u >>ran")
     volume = script.home.with_name("volume")
     script.base.rename(volume)
     script.base.symlink_to(volume)
+    owner = _OTHER if control == "owner" else script.uid
+    group = script.home.stat().st_gid if control in ("access list", "nobody") else _OTHER
     for path in (volume, *volume.rglob("*")):
-        os.chown(path, owner or script.uid, _OTHER)
+        os.chown(path, owner, group)
         path.chmod(0o775)
+    if control == "access list":
+        set_access_list(volume / "venv/bin", (USER, _OTHER, 0o7), (OWNING_GROUP, NO_ID, 0o5))
     output = script.run(budget=8)
     shutil.rmtree(volume)
-    assert f"{script.base} is not used, because others control it".encode() in output
+    if control == "nobody":
+        assert b"others control" not in output
+        return
+    volume = volume / "venv/bin" if control == "access list" else volume
+    assert f"{script.base} is not used, because others control {volume}".encode() in output
     withstood(not (script.home / "ran").exists(), "ran a program that others can replace")
