@@ -28,9 +28,6 @@ _LONGEST_REVERSED = 2 * PIECE
 #: The sizes of pieces that are looked for with less than a word; one character is found anywhere.
 _SIZES = (8, 4, 2)
 
-#: How many characters, four of them in one operand, can be the end of a path that is behind all other pieces.
-_LONGEST_REST = 7
-
 #: The last byte of instructions directly before an operand; those of eight bytes follow one of the first eight.
 _BEFORE_OPERAND = frozenset((*range(0xB8, 0xC0), 0x35, 0x3D))
 
@@ -97,8 +94,8 @@ def _length_of_first_piece(data: bytes, path: bytes, *, beside_words: bool) -> i
 def _is_end_in_pieces(data: bytes, path: bytes, reach: int, *, beside_words: bool) -> bool:
     """Return whether what the path contains from `reach` on, or from before it, is the end of it in pieces."""
     end = len(path)
-    for start in range(end - _LONGEST_REST, end - 1):
-        for size in (4, 2):
+    for size in (4, 2):  # at most one of each
+        for start in range(end - 2 * size + 1, end - size + 1):
             piece = _Piece(path[start : start + size], size)
             if reach - size < start <= reach and piece.is_in(data, beside_words=beside_words):
                 reach = min(start + size, end)
