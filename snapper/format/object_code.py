@@ -176,8 +176,7 @@ def has_instructions(head: bytes) -> bool:
 
 def search_needles(prefix: str) -> tuple[bytes, ...]:
     """Return byte strings: a program in which `mentions` finds the prefix contains at least one of them."""
-    needle = path_bytes(prefix)
-    return needle, *wide_needles(prefix), *piece_needles(needle)
+    return *piece_needles(path_bytes(prefix)), *wide_needles(prefix)
 
 
 def _contains(data: bytes, needle: bytes) -> bool:

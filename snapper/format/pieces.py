@@ -22,7 +22,8 @@ PIECE = 8
 #: The shortest path that is looked for.
 _SHORTEST = 9
 
-#: The longest path of which a program may contain the pieces backwards: instructions compare the order of two of them.
+#: The longest path of which a program may contain the pieces backwards: instructions compare the order of two of them,
+#: of which the first one begins like the path.
 _LONGEST_REVERSED = 2 * PIECE
 
 #: The sizes of pieces that are looked for with less than a word; one character is found anywhere.
@@ -43,27 +44,23 @@ _MOST_LOOKED_AT = 10_000
 
 
 def piece_needles(path: bytes) -> tuple[bytes, ...]:
-    """Return byte strings: data that contains the path in pieces contains at least one of them.
+    """Return byte strings: data that contains the path, as a whole or in pieces, contains at least one of them.
 
-    Two that share a character are not both cut by ends of pieces before the last few characters of the path, where
-    pieces have eight. Of a short path, the second one is the operand of four that can follow there.
+    Of two that share a character, ends of pieces do not cut both: pieces have eight characters before the last few of
+    the path. Of a short path, the second one is the operand of four that can follow there.
     """
     end = len(path)
     if end < _SHORTEST:
-        return ()
-    return _halves(path) + (_halves(path[::-1]) if end <= _LONGEST_REVERSED else ())
-
-
-def _halves(path: bytes) -> tuple[bytes, bytes]:
-    end = len(path)
+        return (path,)
     start, size = (end - 12, 5) if end > 12 else (min(0, end - 10), 4)
     middle = start + size - 1
-    return path[max(0, start) : start + size], path[middle : middle + size]
+    backwards = (path[PIECE - 1 :: -1],) if end <= _LONGEST_REVERSED else ()
+    return path[max(0, start) : start + size], path[middle : middle + size], *backwards
 
 
 def contains_pieces(data: bytes, path: bytes) -> bool:
     """Return whether the data contains pieces that the path, or a text that contains it, can consist of."""
-    if not any(needle in data for needle in piece_needles(path)):
+    if len(path) < _SHORTEST or not any(needle in data for needle in piece_needles(path)):
         return False
     return _consists_of_pieces(data, path) or (
         len(path) <= _LONGEST_REVERSED and _consists_of_pieces(data, path[::-1])
