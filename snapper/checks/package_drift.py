@@ -10,7 +10,6 @@ from snapper.environment.changes import PackageChanges, PackageSet, diff_package
 from snapper.environment.drift import Drift
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format.model import Snapshot
-from snapper.packing.plan import installed_packages
 
 
 class _ChangedFiles(NamedTuple):
@@ -34,6 +33,8 @@ def find_package_changes(installed: InstalledEnvironment, drift: Drift) -> Packa
     if snapshot is None or not (files.records or files.metadata):
         return PackageChanges((), (), ())
     if _is_ambiguous(files, drift, snapshot):
+        from snapper.packing.plan import installed_packages  # noqa: PLC0415 - rarely needed
+
         after = installed_packages(installed)
     else:
         after = _updated_packages(installed, drift, files, snapshot)

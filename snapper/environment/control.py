@@ -10,6 +10,9 @@ from pathlib import Path
 from snapper.fs.ownership import Place, access_list, is_own, others_can_write, owner_name
 from snapper.settings.directories import control_by_others, trusted_group
 
+#: One of these bits is set where others may write, also if an access control list permits it.
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+
 
 def control_problem(path: Path) -> str:
     """Return how another user controls the path or could create it."""
@@ -33,7 +36,8 @@ def others_may_write(path: Path, status: os.stat_result, place: Place) -> bool:
 
     See `trusted_group`. May raise OSError.
     """
-    return writers_check(path)(status, place)
+    # Which group counts takes long to find out, and only matters if one may write.
+    return bool(status.st_mode & _WRITABLE) and writers_check(path)(status, place)
 
 
 def writers_check(path: Path) -> Callable[[os.stat_result, Place], bool]:

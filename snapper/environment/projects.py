@@ -22,10 +22,11 @@ _SECTIONS = {
     "package": ("name",),  # of Cargo.toml, for maturin
     "metadata": ("name",),  # of setup.cfg
 }
-_SECTION = re.compile(r"\s*\[\s*([\w.-]+)\s*\]")
-_KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*=\s*["']?([\w.-]+)""")
-_ARGUMENT = re.compile(r"""\bname\s*=\s*["']([\w.-]+)["']""")
-_FIELD = re.compile(r"^Name:[ \t]*([\w.-]+)", re.I | re.M)
+#: These patterns are rarely used: they are only compiled then.
+_SECTION = r"\s*\[\s*([\w.-]+)\s*\]"
+_KEY = r"""\s*["']?([\w-]+)["']?\s*=\s*["']?([\w.-]+)"""
+_ARGUMENT = r"""\bname\s*=\s*["']([\w.-]+)["']"""
+_FIELD = r"(?im)^Name:[ \t]*([\w.-]+)"
 
 #: The largest file that is read, in bytes, and the most names in a directory.
 _LARGEST = 1 << 20
@@ -52,7 +53,7 @@ def normalized(name: str) -> str:
 def _names_in(top: Top) -> Iterator[str]:
     for file in ("pyproject.toml", "setup.cfg", "Cargo.toml"):
         yield from _names_in_sections(_read(top, file))
-    yield from _ARGUMENT.findall(_read(top, "setup.py"))
+    yield from re.findall(_ARGUMENT, _read(top, "setup.py"))
     yield from _name_in_metadata(top, "PKG-INFO")
     for directory in (".", *SOURCE_DIRECTORIES):
         for name in _listed(top, directory):
@@ -61,17 +62,17 @@ def _names_in(top: Top) -> Iterator[str]:
 
 
 def _name_in_metadata(top: Top, path: str) -> list[str]:
-    return _FIELD.findall(_read(top, path).partition("\n\n")[0])[:1]
+    return re.findall(_FIELD, _read(top, path).partition("\n\n")[0])[:1]
 
 
 def _names_in_sections(text: str) -> Iterator[str]:
     keys: tuple[str, ...] = ()
     for line in text.splitlines():
-        section = _SECTION.match(line)
+        section = re.match(_SECTION, line)
         if section:
             keys = _SECTIONS.get(section[1], ())
             continue
-        key = _KEY.match(line) if keys else None
+        key = re.match(_KEY, line) if keys else None
         if key and key[1] in keys:
             yield key[2]
 

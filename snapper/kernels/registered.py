@@ -76,22 +76,23 @@ def is_available(path: Path, environment: str, kernel: str) -> bool:
     """Return whether the kernel of the environment can be registered in the directory: nothing else is there."""
     try:
         with own_directory(path) as directory:
-            return is_usable(directory, environment, kernel)
+            return is_usable(directory, read_registered(directory), environment, kernel)
     except FileNotFoundError:
         return True
     except OSError:
         return False
 
 
-def is_usable(directory: OwnDirectory, environment: str, kernel: str) -> bool:
+def is_usable(
+    directory: OwnDirectory, registered: RegisteredKernel | None, environment: str, kernel: str
+) -> bool:
     """Return whether an open directory has nothing but what snapper wrote for this kernel, perhaps incompletely.
 
-    May raise OSError.
+    `registered` is the kernel that is registered there. May raise OSError.
     """
     names = [name for name in directory.names() if not is_temporary(name)]
     if KERNEL_JSON not in names:
         return set(names) <= _WRITTEN_FIRST
-    registered = read_registered(directory)
     return registered is not None and (registered.environment, registered.kernel) == (environment, kernel)
 
 
@@ -136,7 +137,7 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
             kernelspec=kernelspec,
             path=str(path),
             ready=conda.is_environment(prefix) and os.path.isfile(prefix / kernelspec / KERNEL_JSON),
-            edited=mark.get("digest", _digest(fields)) != _digest(fields),  # 0.1.0 wrote no digest
+            edited="digest" in mark and mark["digest"] != _digest(fields),  # 0.1.0 wrote none
             claims=claims,
             assets=dict(mark["assets"]) if "assets" in mark else None,
         )

@@ -180,9 +180,9 @@ class Registrar:
         self._names.add(named.name)
         try:
             with own_directory(named.directory, make=True, mode=0o755) as directory:
-                if not is_usable(directory, environment, named.kernel.name):
-                    raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
                 known = read_registered(directory)
+                if not is_usable(directory, known, environment, named.kernel.name):
+                    raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
                 write(directory, known)
         except Exception as error:
             logger.debug("traceback", exc_info=error)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import cache
 from pathlib import Path
 
 from snapper.environment import state
@@ -41,8 +42,14 @@ def is_known(environment: PinnedDirectory, name: str) -> bool:
 
 def update(environment: PinnedDirectory, name: str) -> tuple[KernelRegistration, ...]:
     """Do what `Registrar.register` does; nothing if that is not possible at all."""
+    return _update(Registrar, environment, name)
+
+
+def _update(
+    registrar: Callable[[], Registrar], environment: PinnedDirectory, name: str
+) -> tuple[KernelRegistration, ...]:
     try:
-        return Registrar().register(environment, name)
+        return registrar().register(environment, name)
     except (OSError, SnapperError) as error:
         logger.info("kernels of %s were not registered again: %s", environment, error)
         return ()
@@ -50,6 +57,7 @@ def update(environment: PinnedDirectory, name: str) -> tuple[KernelRegistration,
 
 def update_others(names: Collection[str]) -> None:
     """Update the registered kernels of all environments that have other names."""
+    registrar = cache(Registrar)  # made when it is first needed
     others = {(kernel.environment, kernel.prefix) for kernel in registered_kernels()}
     for name, prefix in sorted(others):
         if name in names:
@@ -60,4 +68,4 @@ def update_others(names: Collection[str]) -> None:
             logger.debug("kernels of %s were not registered again: %s", prefix, error)
             continue
         if is_known(environment, name):
-            update(environment, name)
+            _update(registrar, environment, name)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from snapper.environment.credential_forms import defines_secret, is_secret
 from snapper.environment.dependency import Dependency
 from snapper.fs.directories import current_umask
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec
@@ -21,11 +20,15 @@ _BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 def secret_variables(variables: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the variables whose values look like credentials."""
+    from snapper.environment.credential_forms import is_secret  # noqa: PLC0415 - slow to import, and rarely needed
+
     return tuple(name for name, value in variables.items() if is_secret(name, value))
 
 
 def files_with_secrets(spec: Kernelspec, kernel_json: bytes, files: Mapping[str, bytes]) -> Iterator[str]:
     """Yield the names of those of a kernelspec's files that contain credentials; it has the `files` beside it."""
+    from snapper.environment.credential_forms import defines_secret  # noqa: PLC0415 - as above
+
     words = [word.lstrip("-") for word in spec.command]
     pairs = (f"{option}={value}" for option, value in pairwise(words) if re.fullmatch(r"[\w-]+", option))
     text = "\n".join([*words, *pairs]).encode("utf-8", "surrogatepass")
