@@ -848,11 +848,7 @@ def remove(prefix: Path) -> None:
     (prefix / "notes.txt").unlink()
 
 
-def change_mode(prefix: Path) -> None:
-    (prefix / "notes.txt").chmod(0o600)
-
-
-@pytest.mark.parametrize("change", [add, alter, remove, change_mode])
+@pytest.mark.parametrize("change", [add, alter, remove])
 def test_restore_refuses_to_overwrite_local_changes(
     change: Callable[[Path], None], restored: Path, stocked: Machine, refused: Refused
 ) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from snapper.commands.status import EnvironmentStatus
+    from snapper.environment.drift import Drift
     from snapper.store import Store
 
 
@@ -138,9 +139,8 @@ def _print_status(status: EnvironmentStatus, store: str, option: str) -> None:
         if status.packages is not None:
             output.print_changes(status.packages, "  ")
         if status.drift is not None:
-            output.print_paths(
-                f"  {plural(len(status.drift.paths), 'file')} changed", status.drift.paths, output.echo
-            )
+            for differences, paths in _differences(status.drift, status.not_compared):
+                output.print_paths(f"  {plural(len(paths), 'file')} {differences}", paths, output.echo)
         for line in _in_store(status, store, option):
             output.echo(f"  {line}")
         output.print_kept(status.kept, output.echo)
@@ -186,13 +186,32 @@ def _fields(status: EnvironmentStatus) -> dict[str, Any]:
         "prefix": status.prefix or None,
         "snapshot": status.snapshot_id or None,
         "condition": status.condition,
-        "drift": to_jsonable(status.drift),
+        **_drift_fields(status.drift),
         "packages": to_jsonable(status.packages),
         "current": status.current or None,
         "behind": status.behind,
         "stored": status.stored,
         "kept": list(status.kept),
         **({"error": output.error_fields(status.error)} if status.error else {}),
+    }
+
+
+def _differences(drift: Drift, not_compared: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield what differs from the snapshot, and the paths."""
+    yield "changed", sorted((*drift.added, *drift.removed, *drift.changed))
+    yield f"possibly changed, as they were not compared: {not_compared}", drift.modified
+    yield "with other permissions only, which a restore corrects", drift.modes
+    yield "of caches written or removed by tools, which do not count as changes", drift.caches
+
+
+def _drift_fields(drift: Drift | None) -> dict[str, Any]:
+    if drift is None:
+        return {"drift": None, "possibly_changed": [], "modes": [], "caches": []}
+    return {
+        "drift": {"added": drift.added, "changed": drift.changed, "removed": drift.removed},
+        "possibly_changed": drift.modified,
+        "modes": drift.modes,
+        "caches": drift.caches,
     }
 
 

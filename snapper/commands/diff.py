@@ -153,7 +153,8 @@ def _diff_installed_files(
     state = installed.state
     drift = installed.drift() if state and state.snapshot == snapshot_id else None
     if drift is not None:
-        return FileChanges(drift.added, drift.removed, drift.changed)
+        changed = {*drift.changed, *drift.modified, *(path.rstrip("/") for path in drift.modes)}
+        return FileChanges(drift.added, drift.removed, tuple(sorted(changed)))
     with WorkerPool(store, jobs) as workers:
         progress.start("Comparing files", snapshot.size)
         differences = compare_environment(snapshot_id, snapshot, installed, workers, progress)

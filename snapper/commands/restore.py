@@ -14,14 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snapper import kernels
 from snapper.environment import state
 from snapper.environment.conda_directories import find_roots, usual_roots
 from snapper.environment.control import control_problem
-from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
 from snapper.environment.locations import register_with_conda
 from snapper.environment.own_locations import remember_location
@@ -268,7 +266,7 @@ class _Restore:
             snapshot_id=target.snapshot_id,
             prefix=str(target.prefix),
             present=target.present,
-            changed=_count_changes(target.prefix) if target.present else 0,
+            changed=target.changed if target.present else 0,
             size=size,
             kernels=registered,
             unrelocated=unrelocated.paths,
@@ -300,10 +298,3 @@ def _as_snapper_error(error: Exception) -> SnapperError:
     with suppress(OSError):
         log = str(log_crash(error))
     return UnexpectedError(type(error).__name__, " ".join(str(error).split()) or "no details", log)
-
-
-def _count_changes(prefix: Path) -> int:
-    """Count the files that differ from the snapshot; 0 without comparing files if none have come or gone."""
-    installed = InstalledEnvironment(prefix)
-    drift = installed.drift() if installed.is_touched() else None
-    return len(drift.paths) if drift else 0

@@ -22,6 +22,7 @@ from snapper.repository.refs import StoredEnvironment, find_ref, read_all_refs, 
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.errors import pack_command
+from snapper.restoring.local_changes import FEW_BYTES, find_local_changes
 from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.restoring.target import check_replaceable
 from snapper.settings.resolution import resolve_envs_dir
@@ -36,7 +37,8 @@ Condition = Literal["unchanged", "changed", "unknown", "absent"]
 class EnvironmentStatus:
     """An environment, and the snapshot that it was last packed as or restored from.
 
-    `drift` and `packages` are what has changed since then. `current` is the current snapshot of that name in the store,
+    `drift` and `packages` are what has changed since then; `not_compared` is why it is not known of the files that were
+    only modified. `current` is the current snapshot of that name in the store,
     and `behind` the number of history entries after this one, None if the history does not contain it. `stored` is
     whether the store has the snapshot and will keep it, None if that is unknown. `kept` are directories beside it with
     what would have been lost when it was replaced. For an absent environment, `error` is what would prevent restoring
@@ -48,6 +50,7 @@ class EnvironmentStatus:
     snapshot_id: str
     condition: Condition
     drift: Drift | None = None
+    not_compared: str = ""
     packages: PackageChanges | None = None
     current: str = ""
     behind: int | None = None
@@ -77,13 +80,15 @@ def environment_status(store: Store | None, prefix: Path, name: str = "") -> Env
     """
     installed = InstalledEnvironment(conda.pin_environment(prefix))
     current_state = installed.state
-    drift = installed.drift()
+    changes = find_local_changes(store, installed, FEW_BYTES)
+    drift = changes.drift if changes else None
     status = EnvironmentStatus(
         environment=name or (current_state.environment if current_state else prefix.name),
         prefix=str(prefix),
         snapshot_id=current_state.snapshot if current_state else "",
         condition="unknown" if drift is None else "changed" if drift.paths else "unchanged",
         drift=drift,
+        not_compared=changes.problem if changes else "",
         packages=find_package_changes(installed, drift) if drift else None,
         kept=kept_beside(prefix),
     )

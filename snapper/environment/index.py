@@ -15,12 +15,13 @@ their mode. If a path occurs more than once, its last entry counts.
 from __future__ import annotations
 
 import json
+import os
 import stat
 import struct
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple
@@ -56,6 +57,12 @@ NO_LAYER = -1
 
 #: The ctime of files that were hard-linked or unlinked after they were vouched for and before the index was taken.
 ANY_CTIME = -1
+
+#: The ctime of files of which another version may be in the snapshot: they are looked at again.
+NO_CTIME = -2
+
+#: The ends of the names of files whose mtimes others depend on: those from which Python, numba, and Julia compile.
+_SOURCES = (".py", ".jl")
 
 #: Set in the modes of links that were packed as what they lead to; the sizes are those of that.
 FOLLOWED = stat.S_IFLNK
@@ -143,6 +150,37 @@ class Index:
         row = self.rows.get(path)
         return None if row is None else row[2]
 
+    def renewed(
+        self,
+        taken: int,
+        confirmed: Mapping[str, IndexRow],
+        doubtful: Collection[str],
+        files: Mapping[str, File],
+    ) -> Index:
+        """Return the index as if it had been taken later, with the `confirmed` rows.
+
+        All other `files`, except for the `doubtful` ones, must be as this index has them. Those that it does not vouch
+        for, the new one does not vouch for either.
+        """
+        rows = {}
+        for path, row in self.rows.items():
+            ctime = row[3]
+            if path not in confirmed and not path.endswith("/") and not 0 <= ctime < self.header.taken:
+                file = files.get(path)
+                is_vouched = ctime == ANY_CTIME and file is not None and file.ctime_ns < self.header.taken
+                ctime = file.ctime_ns if file and is_vouched and path not in doubtful else NO_CTIME
+                rows[path] = (*row[:3], ctime, *row[4:])
+            else:
+                rows[path] = confirmed.get(path, row)
+        return Index(replace(self.header, taken=taken), rows)
+
+    def encoded_blocks(self) -> list[bytes]:
+        """Return the rows as blocks, to encode the index again."""
+        entries: dict[int, list[EntryFields]] = defaultdict(list)
+        for path, row in self.rows.items():
+            entries[row[5]].append((path, *row[:5]))
+        return [encode_block(layer, of_layer) for layer, of_layer in entries.items()]
+
     def entries_by_layer(self) -> dict[int, list[EntryFields]]:
         """Return the entries of the files that restoring a layer would write as they are, by its number.
 
@@ -153,6 +191,19 @@ class Index:
             if layer >= 0:
                 entries[layer].append((path, size, mode, mtime, ctime, inode))
         return entries
+
+
+def confirmed_row(path: str, row: IndexRow, status: os.stat_result, *, as_restored: bool) -> IndexRow:
+    """Return the row of a file with this status whose contents are those in the snapshot; `as_restored` if all is.
+
+    With another mtime, a restore would write it otherwise; it is packed again if others depend on that.
+    """
+    size, mode, mtime, _, _, layer = row
+    ctime, inode, now = status.st_ctime_ns, status.st_ino, clamped(status.st_mtime_ns)
+    if now != mtime and path.endswith(_SOURCES):
+        return (size, mode, now, ctime, 0, layer)
+    is_rewritten = layer >= 0 and (now != mtime or not as_restored)
+    return (size, mode, now, ctime, inode, rewritten(layer) if is_rewritten else layer)
 
 
 def index_entry(file: File) -> IndexEntry:

@@ -42,6 +42,7 @@ class InstalledEnvironment:
     def __init__(self, prefix: Path | PinnedDirectory) -> None:
         self.prefix = prefix.path if isinstance(prefix, PinnedDirectory) else prefix
         self._opened = prefix
+        self.problem = ""
 
     @cached_property
     def directory(self) -> PinnedDirectory:
@@ -86,7 +87,7 @@ class InstalledEnvironment:
 
         None if it was that of another version, which may have packed or restored files in another way.
         """
-        recorded = self._recorded_index
+        recorded = self.recorded_index
         return recorded if recorded and recorded.header.is_of_this_version else None
 
     @cached_property
@@ -140,6 +141,15 @@ class InstalledEnvironment:
         """
         return self._drift
 
+    def settle(self, drift: Drift, index: Index, problem: str) -> None:
+        """Use the drift that comparing contents has found, and the index that was written then.
+
+        `problem` is why the contents of those of its files that were `modified` could not be compared.
+        """
+        self.__dict__.pop("index", None)
+        self.__dict__.update(_drift=drift, recorded_index=index)
+        self.problem = problem
+
     def is_touched(self) -> bool:
         """Return whether packages may have been installed or removed since the index was written (see `drift`)."""
         return is_touched(self.prefix)
@@ -169,12 +179,13 @@ class InstalledEnvironment:
             return None
 
     @cached_property
-    def _recorded_index(self) -> Index | None:
+    def recorded_index(self) -> Index | None:
+        """The same as `index`, but also that of another version, which only tells what has changed."""
         return self._recorded(state.read_index)
 
     @cached_property
     def _drift(self) -> Drift | None:
-        index = self._recorded_index
+        index = self.recorded_index
         if self.state is None or index is None or index.header.snapshot != self.state.snapshot:
             return None
         return find_drift(self.tree, index, self.directory.stat)

@@ -47,6 +47,9 @@ _LARGEST_MODE = 0o7777
 #: The permissions that are packed and restored.
 _MODE_BITS = 0o755
 
+#: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
+USUAL_DIRECTORY_MODE = 0o755
+
 _READ_BY_OWNER, _ENTERED_BY_OWNER, _ALL_BY_OWNER = 0o400, 0o500, 0o700
 
 #: The length of the longest prefix or placeholder, in bytes: that of the longest path on Linux.

@@ -19,6 +19,9 @@ from snapper.fs.pinned import PinnedDirectory
 #: How many directories a tree keeps open at most, and a quarter of all descriptors, as there can be several trees.
 _MAX_DESCRIPTORS = 128
 
+#: The mode of directories that a tree creates.
+_NEW_DIRECTORY = 0o755
+
 
 T = TypeVar("T", bound=Hashable)
 
@@ -26,9 +29,9 @@ T = TypeVar("T", bound=Hashable)
 class DirectoryTree:
     """Open descriptors of the directories below `top`, by relative path; `""` is the top itself.
 
-    Missing directories are created when they are asked for, unless `make` is false. If `own`, all of them must be
-    directories that `open_own_directory` opens. Raises OSError, such as ELOOP or ENOTDIR where a component is a link or
-    a file. `made` is how many it has created.
+    Missing directories are created when they are asked for, with mode 0755, unless `make` is false. If `own`, all of
+    them must be directories that `open_own_directory` opens. Raises OSError, such as ELOOP or ENOTDIR where a component
+    is a link or a file. `made` is how many it has created.
     """
 
     def __init__(self, top: str | PinnedDirectory, *, make: bool = True, own: bool = False) -> None:
@@ -70,9 +73,10 @@ class DirectoryTree:
             if not self._make:
                 raise
             with suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=parent_fd)
+                os.mkdir(name, _NEW_DIRECTORY, dir_fd=parent_fd)
                 self.made += 1
             descriptor = self._open_directory(name, parent_fd)
+            set_mode(descriptor, _NEW_DIRECTORY)
         if len(self._open) > self._most_open:
             self._close_except(parent)
         self._open[path] = descriptor
@@ -214,6 +218,19 @@ def without_umask() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def set_mode(descriptor: int, mode: int) -> os.stat_result:
+    """Give an open file or directory that mode if the file system can; return its status.
+
+    The mode with which it was created may be another one: access lists of directories apply to what is created in them.
+    """
+    status = os.fstat(descriptor)
+    if stat.S_IMODE(status.st_mode) == mode:
+        return status
+    with suppress(OSError):
+        os.fchmod(descriptor, mode)
+    return os.fstat(descriptor)
 
 
 def write_all(descriptor: int, data: memoryview | bytes) -> None:

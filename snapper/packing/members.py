@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from snapper.environment.tree import File, Tree
-from snapper.format.constraints import directory_mode
-
-#: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
-_USUAL_DIRECTORY_MODE = 0o755
+from snapper.format.constraints import USUAL_DIRECTORY_MODE, directory_mode
 
 
 def members(tree: Tree) -> Iterator[File]:
@@ -18,7 +15,7 @@ def members(tree: Tree) -> Iterator[File]:
         file
         for file in tree.files
         if file.type != "directory"
-        or directory_mode(file.path, file.mode) != _USUAL_DIRECTORY_MODE
+        or directory_mode(file.path, file.mode) != USUAL_DIRECTORY_MODE
         or file.path not in non_empty
     )
 

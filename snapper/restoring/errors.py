@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snapper.environment.drift import LocalChanges
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
 from snapper.errors import Corrupted, TargetOccupied
 from snapper.format.member import InvalidSegment
@@ -91,3 +93,33 @@ def how_to_save(prefix: Path) -> str:
         f"Pack it first ({pack_command(prefix, 'ANOTHER')}), or overwrite it with the snapshot from the store: "
         "--replace."
     )
+
+
+def occupied_by_changes(environment: InstalledEnvironment, changes: LocalChanges | None) -> TargetOccupied:
+    """Return the error to raise for an environment with changes, or one of which it is unknown whether it has any."""
+    prefix, installed = environment.prefix, environment.state
+    assert installed is not None
+    changed = changes.drift.paths if changes else ()
+    skipped = {path for path, _ in environment.tree.skipped} if changed else frozenset()
+    unpackable = [path for path in changed if path in skipped]
+    advice = (
+        f"Pack the changes ({pack_command(prefix, installed.environment)}), or discard them with --replace."
+    )
+    if unpackable:
+        advice = f"Move elsewhere what cannot be packed (such as {unpackable[0]!r}). {advice}"
+    since = f"it has changed since snapshot {installed.snapshot[:12]}"
+    return TargetOccupied(str(prefix), f"{since} ({describe_changes(changes)})", advice)
+
+
+def describe_changes(changes: LocalChanges | None, most: int = 1) -> str:
+    """Describe what differs from an environment's last snapshot, with at most so many paths; empty if nothing does."""
+    if changes is None:
+        return "unknown which files"
+    changed = changes.drift.paths
+    if not changed:
+        return ""
+    files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
+    problem = changes.problem and (
+        f"; {len(changes.drift.modified)} of them possibly, as they could not be compared: {changes.problem}"
+    )
+    return f"{files}, such as {', '.join(map(repr, changed[:most]))}{problem}"

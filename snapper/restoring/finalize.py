@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from snapper.environment.conda import LARGEST_RECORD, FileFacts
-from snapper.environment.index import IndexEntry, block_paths, encode_block
+from snapper.environment.index import IndexEntry, block_paths, directory_entry, encode_block
 from snapper.environment.record_text import with_facts
 from snapper.errors import Corrupted
 from snapper.format.constraints import directory_mode, file_mode, path_bytes
@@ -19,7 +19,7 @@ from snapper.format.macho import HEAD_SIZE, needs_signature
 from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import Continuation, Layer
 from snapper.format.times import restored_time
-from snapper.fs.directories import DirectoryTree, without_umask, write_all
+from snapper.fs.directories import DirectoryTree, set_mode, without_umask, write_all
 from snapper.fs.handles import DirectoryHandle
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer, Link, SplitFile
@@ -56,7 +56,8 @@ def finalize_tree(
                 index[number].append(entry)
             for number, entry in _make_links(directories, extracted):
                 index[number].append(entry)
-            _set_directory_modes(directories, extracted)
+            for number, entry in _set_directory_modes(directories, extracted):
+                index[number].append(entry)
     finally:
         directories.close()
     return [encode_block(number, entries) for number, entries in sorted(index.items())]
@@ -117,7 +118,8 @@ def _sign(directories: DirectoryTree, member: Member, layers: tuple[Layer, ...])
 
 def _set_attributes(directories: DirectoryTree, member: Member) -> IndexEntry:
     parent, _, name = member.path.rpartition("/")
-    os.chmod(name, file_mode(member.mode), dir_fd=directories[parent])
+    with _open(directories, member.path) as file:
+        set_mode(file.fileno(), file_mode(member.mode))
     times = (time.time_ns(), restored_time(member.mtime_ns))
     os.utime(name, ns=times, dir_fd=directories[parent], follow_symlinks=False)
     return _index_entry(directories, member.path)
@@ -202,11 +204,19 @@ def _make_link(directories: DirectoryTree, link: Link) -> None:
         os.close(source)
 
 
-def _set_directory_modes(directories: DirectoryTree, extracted: list[ExtractedLayer]) -> None:
-    """Set modes from the innermost directories outwards, as a mode may forbid entering a directory."""
-    members = [member for result in extracted for member in result.directories]
-    for member in sorted(members, key=lambda member: path_bytes(member.path), reverse=True):
-        os.fchmod(directories[member.path], directory_mode(member.path, member.mode))
+def _set_directory_modes(
+    directories: DirectoryTree, extracted: list[ExtractedLayer]
+) -> Iterator[tuple[int, IndexEntry]]:
+    """Set modes from the innermost directories outwards, as a mode may forbid entering a directory.
+
+    Yield the index entries of those that get another mode from the file system, by layer.
+    """
+    members = [(number, member) for number, result in enumerate(extracted) for member in result.directories]
+    for number, member in sorted(members, key=lambda item: path_bytes(item[1].path), reverse=True):
+        mode = directory_mode(member.path, member.mode)
+        found = stat.S_IMODE(set_mode(directories[member.path], mode).st_mode)
+        if found != mode:
+            yield number, directory_entry(member.path, found)
 
 
 def _index_entry(directories: DirectoryTree, path: str) -> IndexEntry:

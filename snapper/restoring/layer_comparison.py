@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from snapper.environment.conda import FileFacts
+from snapper.environment.record_text import without_prefix_facts
 from snapper.format import bytecode
 from snapper.format.canonicalize import candidate_originals, with_one_prefix
 from snapper.format.constraints import packed_mode
@@ -99,6 +100,20 @@ def compare_layer(store: Store, job: CompareJob) -> ComparedLayer:
         for member, data in layer.members():
             comparison.compare_member(member, data)
     return comparison.result
+
+
+def differing_records(directory: PinnedDirectory, records: Iterable[StoredRecord]) -> list[FileDifference]:
+    """Return the package records that differ from those on disk in more than checksums of relocated files.
+
+    Raise PermissionDenied, FileOperationFailed.
+    """
+    with DiskFiles(directory, {}) as files:
+        found = [(record, files.read(record.path)) for record in records]
+    return [
+        FileDifference(record.path, "contents")
+        for record, on_disk in found
+        if on_disk is None or without_prefix_facts(on_disk) != without_prefix_facts(record.data)
+    ]
 
 
 class _LayerComparison:

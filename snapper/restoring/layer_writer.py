@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ from snapper.format.relocate import (
     replace_kept,
 )
 from snapper.format.times import LINK_TIME, RESTORED_LINK_TIME, restored_time
-from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
+from snapper.fs.directories import DirectoryTree, RecentTrees, set_mode, write_all
 from snapper.fs.errors import os_errors
 from snapper.fs.handles import DirectoryHandle
 from snapper.repository.objects import read_layer
@@ -233,9 +234,10 @@ class _Writer:
         try:
             write_all(descriptor, content)
             os.utime(descriptor, ns=(self._now, restored_time(member.mtime_ns)))
-            status = os.fstat(descriptor)
+            status = set_mode(descriptor, mode)
         finally:
             os.close(descriptor)
+        mode = stat.S_IMODE(status.st_mode)
         inode = 0 if (relocation or kept) and path in self._result.unrelocated else status.st_ino
         self._index.append((path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode))
 

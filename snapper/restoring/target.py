@@ -11,6 +11,7 @@ from typing import NamedTuple
 from snapper.environment import conda, state
 from snapper.environment.contents import complete_exchange_at
 from snapper.environment.control import others_may_write
+from snapper.environment.drift import LocalChanges
 from snapper.environment.foreign import is_foreign
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
@@ -36,7 +37,9 @@ from snapper.repository.snapshots import has_snapshot, read_snapshot, require_la
 from snapper.repository.specs import resolve_in_ref
 from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.errors import (
+    describe_changes,
     how_to_save,
+    occupied_by_changes,
     occupied_by_link,
     occupied_by_other,
     occupied_by_shared,
@@ -62,7 +65,8 @@ _MOST_NAMED = 5
 class RestoreTarget:
     """A snapshot and the prefix to restore it to; `present` if it is there already.
 
-    `directory` is the environment that is there, or has been restored.
+    `directory` is the environment that is there, or has been restored; `changed` is how many of its files differ from
+    the snapshot, as far as that was looked for.
     `instead_of` is the current snapshot of the environment if the cache of an offline store has only this one.
     `unused_location` is where the environment was packed if it is restored elsewhere and nobody asked for that.
     """
@@ -72,6 +76,7 @@ class RestoreTarget:
     prefix: Path
     present: bool
     directory: PinnedDirectory | None = None
+    changed: int = 0
     instead_of: str = ""
     unused_location: UnusedLocation | None = None
 
@@ -85,7 +90,8 @@ def inspect_target(
 ) -> RestoreTarget:
     """Resolve the requested snapshot and look whether it is at the prefix.
 
-    The first inspection of a prefix removes leftovers of killed processes there. Raise TargetOccupied if restoring
+    The first inspection of a prefix removes leftovers of killed processes there, and corrects modes. Where the request
+    keeps changes, these are only looked for if something seems to have changed. Raise TargetOccupied if restoring
     would lose something, NotInStore, UsageError.
     """
     snapshot_id = resolve_in_ref(ref, request.spec, store)
@@ -94,11 +100,35 @@ def inspect_target(
     complete_exchange_at(prefix)
     environment = InstalledEnvironment(prefix)
     try:
+        is_kept = request.keep_changed and is_present(store, environment, snapshot_id, request)
+        changed = 0
+        if not again and (not is_kept or environment.is_touched()):
+            environment = _with_correct_modes(environment)
+            changed = _count_changes(store, environment) if is_kept else 0
         check_replaceable(store, environment, ref, snapshot_id, request, again=again)
-        present = is_present(environment, snapshot_id, request)
+        present = is_present(store, environment, snapshot_id, request)
     except NotAnEnvironment:  # it was one
         raise TargetOccupied(str(prefix), "it was replaced while it was inspected", _AGAIN) from None
-    return RestoreTarget(ref, snapshot_id, prefix, present, _directory(environment))
+    return RestoreTarget(ref, snapshot_id, prefix, present, _directory(environment), changed)
+
+
+def _with_correct_modes(environment: InstalledEnvironment) -> InstalledEnvironment:
+    from snapper.restoring.modes import with_correct_modes  # noqa: PLC0415 - not needed if nothing has changed
+
+    return with_correct_modes(environment)
+
+
+def _count_changes(store: Store, environment: InstalledEnvironment) -> int:
+    from snapper.restoring.local_changes import FEW_BYTES, find_local_changes  # noqa: PLC0415 - as above
+
+    changes = find_local_changes(store, environment, FEW_BYTES)
+    return len(changes.drift.paths) if changes else 0
+
+
+def _find_changes(store: Store, environment: InstalledEnvironment) -> LocalChanges | None:
+    from snapper.restoring.local_changes import find_local_changes  # noqa: PLC0415 - as above
+
+    return find_local_changes(store, environment)
 
 
 def _directory(environment: InstalledEnvironment) -> PinnedDirectory | None:
@@ -108,12 +138,17 @@ def _directory(environment: InstalledEnvironment) -> PinnedDirectory | None:
         return None
 
 
-def is_present(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> bool:
+def is_present(
+    store: Store, environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest
+) -> bool:
     """Return whether the environment is the snapshot, with local changes only if the request keeps these."""
     installed = environment.state
     if installed is None or installed.snapshot != snapshot_id:
         return False
-    return request.keep_changed or _changed_paths(environment) == []
+    if request.keep_changed:
+        return True
+    changes = _find_changes(store, environment)
+    return changes is not None and not changes.drift.paths
 
 
 def check_replaceable(
@@ -138,18 +173,20 @@ def check_replaceable(
     if status is None:
         return
     if not is_of_this_user(status):
-        if not (is_own(status) and is_present(environment, snapshot_id, request)):
+        if not (is_own(status) and is_present(store, environment, snapshot_id, request)):
             raise occupied_by_other(prefix, status, has_to_stay=is_staged_inside(prefix))
         return
-    if not is_present(environment, snapshot_id, request):
-        _check_no_mounts(prefix, prefix)
+    if is_present(store, environment, snapshot_id, request):
+        return
+    _check_no_mounts(prefix, prefix)
     if _is_replaceable_directory(prefix):
         return
     if prefix.is_symlink():
-        _check_link(environment, snapshot_id, request)
-        return
-    if not is_present(environment, snapshot_id, request):
-        _check_environment(store, environment, ref, snapshot_id, request, again=again)
+        raise occupied_by_link(prefix)  # links are never replaced
+    _check_environment(store, environment, ref, snapshot_id, request, again=again)
+    installed = environment.state
+    if installed and not request.replace and (not again or installed.snapshot == snapshot_id):
+        _check_none_changed(environment, _find_changes(store, environment))
 
 
 class Replaced(NamedTuple):
@@ -185,10 +222,10 @@ def check_replaced(
     if request.replace:
         return Replaced(environment.tree, describe_discarded(environment))
     if environment.state:
-        from snapper.restoring.hidden_changes import find_hidden_changes  # noqa: PLC0415 - not needed to inspect
+        from snapper.restoring.local_changes import find_hidden_changes  # noqa: PLC0415 - as above
 
-        hidden = find_hidden_changes(store, environment, restored, shared)
-        _check_none_changed(environment, environment.state, hidden)
+        changes = find_hidden_changes(store, environment, restored, shared)
+        _check_none_changed(environment, changes)
     return Replaced(environment.tree)
 
 
@@ -219,8 +256,6 @@ def _check_environment(
         if reason:
             reason = f"it is snapshot {installed.snapshot[:12]}, which {reason}"
             raise TargetOccupied(str(prefix), reason, how_to_save(prefix))
-    if not again or installed.snapshot == snapshot_id:
-        _check_unchanged(environment, installed, snapshot_id, request)
 
 
 def _check_no_mounts(prefix: Path, directory: Path | int) -> None:
@@ -311,42 +346,10 @@ def _why_not_stored(store: Store, ref: Ref, environment: InstalledEnvironment, s
     return ""
 
 
-def _check_link(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> None:
-    """Raise TargetOccupied unless the link at the prefix leads to the snapshot: links are never replaced."""
-    if not is_present(environment, snapshot_id, request):
-        raise occupied_by_link(environment.prefix)
-
-
-def _check_unchanged(
-    environment: InstalledEnvironment,
-    installed: state.EnvironmentState,
-    snapshot_id: str,
-    request: RestoreRequest,
-) -> None:
-    """Raise TargetOccupied if local changes would be lost."""
-    if request.keep_changed and installed.snapshot == snapshot_id:
-        return
-    if not request.replace:
-        _check_none_changed(environment, installed, _changed_paths(environment))
-
-
-def _check_none_changed(
-    environment: InstalledEnvironment, installed: state.EnvironmentState, changed: list[str] | None
-) -> None:
-    """Raise TargetOccupied if there are `changed` paths, or it is unknown which have changed."""
-    prefix, changes = environment.prefix, _describe_changes(changed)
-    if not changes:
-        return
-    skipped = {path for path, _ in environment.tree.skipped}
-    unpackable = [path for path in changed or () if path in skipped]
-    advice = (
-        f"Pack the changes ({pack_command(prefix, installed.environment)}), or discard them with --replace."
-    )
-    if unpackable:
-        advice = f"Move elsewhere what cannot be packed (such as {unpackable[0]!r}). {advice}"
-    raise TargetOccupied(
-        str(prefix), f"it has changed since snapshot {installed.snapshot[:12]} ({changes})", advice
-    )
+def _check_none_changed(environment: InstalledEnvironment, changes: LocalChanges | None) -> None:
+    """Raise TargetOccupied if there are changes, or it is unknown whether there are any."""
+    if changes is None or changes.drift.paths:
+        raise occupied_by_changes(environment, changes)
 
 
 def describe_discarded(environment: InstalledEnvironment) -> str:
@@ -355,17 +358,8 @@ def describe_discarded(environment: InstalledEnvironment) -> str:
         return ""
     if environment.state is None:
         return "an environment that snapper had neither packed nor restored"
-    return _describe_changes(_changed_paths(environment), _MOST_NAMED)
-
-
-def _describe_changes(changed: list[str] | None, most: int = 1) -> str:
-    """Describe what differs from an environment's last snapshot, with at most so many paths; empty if nothing does."""
-    if changed is None:
-        return "unknown which files"
-    if not changed:
-        return ""
-    files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
-    return f"{files}, such as {', '.join(map(repr, changed[:most]))}"
+    drift = environment.drift()
+    return describe_changes(LocalChanges(drift) if drift else None, _MOST_NAMED)
 
 
 def _check_contains_no_used_directory(environment: InstalledEnvironment, store: Store) -> None:
@@ -389,9 +383,3 @@ def _check_nothing_inside(environment: InstalledEnvironment, request: RestoreReq
             f"it contains another environment, {inner}",
             f"Move that elsewhere, for example below {environment.prefix / 'envs'}, then restore again.",
         )
-
-
-def _changed_paths(environment: InstalledEnvironment) -> list[str] | None:
-    """Return the paths that differ from the environment's last snapshot; None if that is unknown."""
-    drift = environment.drift()
-    return None if drift is None else drift.paths

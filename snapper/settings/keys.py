@@ -99,7 +99,7 @@ def _patterns(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("it must be a list of names, which may contain * and ?")
+        raise ValueError("it must be a list of names or paths, which may contain * and ?")
     return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
 
 
@@ -156,6 +156,7 @@ SETTINGS: Mapping[str, SettingKey] = {
     "jobs": SettingKey(_integer(1, 64), lambda: None),
     "level": SettingKey(_integer(1, 19), lambda: 1),
     "budget": SettingKey(_seconds, lambda: None),
+    "caches": SettingKey(_patterns, lambda: (), is_list=True),
     "kernel_name": SettingKey(_template, lambda: "{env}-{kernel}"),
     "kernel_display_name": SettingKey(_template, lambda: "{language} ({env})"),
 }

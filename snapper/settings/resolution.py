@@ -24,7 +24,8 @@ _CHOOSE = "Correct that, or choose the store with --store or SNAPPER_STORE."
 class Settings:
     """The values of all settings; command line options override them.
 
-    `cache_size` is in bytes, `budget` in seconds; `only`, `except_` and `first` are patterns of environment names.
+    `cache_size` is in bytes, `budget` in seconds; `only`, `except_` and `first` are patterns of environment names,
+    `caches` of paths in environments.
     """
 
     store: str
@@ -37,6 +38,7 @@ class Settings:
     jobs: int | None
     level: int
     budget: float | None
+    caches: tuple[str, ...]
     kernel_name: str
     kernel_display_name: str
 
