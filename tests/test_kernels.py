@@ -139,19 +139,29 @@ def test_kernel_starts_as_the_environment_says_by_then(multilingual: Machine) ->
     spec, state = prefix / "share/jupyter/kernels/compiled/kernel.json", prefix / "conda-meta/state"
     script = prefix / "etc/conda/activate.d/new.sh"
     before = spec.read_bytes(), state.read_bytes()
-    fields = {**json.loads(before[0]), "argv": ["env"], "env": {"SPEC": "$QUOTED new"}}
+    fields = {**json.loads(before[0]), "argv": ["env"], "env": {"SPEC": "$QUOTED new", "OMP": "4"}}
     spec.write_text(json.dumps(fields))
     state.write_text('{"version": 1, "env_vars": {"NEW": "1"}}')
     script.write_text("export SCRIPT=$NEW\n")
+    copy = shutil.copytree(kernels_dir(multilingual) / "work-compiled", kernels_dir(multilingual) / "mine")
+    copied = {**json.loads((copy / "kernel.json").read_text()), "env": {"OMP": "8"}}
+    (copy / "kernel.json").write_text(json.dumps(copied))
+    shown = {}
     try:
-        with started(multilingual, "work-compiled", {"QUOTED": "Jupyter's"}) as kernel:
-            assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
-            shown = kernel.log.splitlines()
+        for name in ("work-compiled", "mine"):
+            with started(multilingual, name, {"QUOTED": "Jupyter's", "OMP": "1"}) as kernel:
+                assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
+                shown[name] = {*kernel.log.splitlines()}
     finally:
+        shutil.rmtree(copy)
         spec.write_bytes(before[0])
         state.write_bytes(before[1])
         script.unlink()
-    assert {"NEW=1", "SCRIPT=1", "SPEC=Jupyter's new", "QUOTED=Jupyter's"} <= set(shown)
+    assert {"NEW=1", "SCRIPT=1", "SPEC=Jupyter's new", "QUOTED=Jupyter's"} <= shown["work-compiled"] & shown[
+        "mine"
+    ]
+    assert "OMP=4" in shown["work-compiled"]
+    assert "OMP=8" in shown["mine"], "the user's copy of the registered kernel overrides what it has set"
 
 
 def test_notebook_runs_in_its_environment(multilingual: Machine) -> None:
@@ -674,9 +684,12 @@ def test_launcher_activates_in_every_shell(
 
     # as if the user had changed the registered kernel
     (tmp_path / "kernel/kernel.json").write_text('{"env": {"ORDER": "", "OWN": 1}}')
-    again = launched(shell, "/c.json", **{**variables, "ORDER": "set,", "OWN": "other"})
+    by_jupyter = {**variables, "ORDER": "set,", "OWN": "other"}
+    again = launched(shell, "/c.json", f"registered={tmp_path}/kernel", "--", **by_jupyter)
     _, twice = json.loads(again.stdout)
     assert (twice["ORDER"], twice["OWN"]) == ("set,B,a b,z,", "it's")
+    _, former = json.loads(launched(shell, "/c.json", **by_jupyter).stdout)
+    assert (former["ORDER"], former["OWN"]) == ("set,B,a b,z,", "other"), "as earlier versions started it"
     assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", variables["PATH"])
     assert twice["LEFT"] == "321"
     assert "LEFT" not in variables
@@ -752,6 +765,8 @@ def test_launcher_reads_the_environment_each_time(
         done = launched(shell, "/c.json")
         assert (done.returncode, done.stdout) == (1, "")
         assert f"{spec} is not a kernelspec that can be used" in done.stderr
+    (tmp_path / "bin/awk").unlink()
+    assert "the program awk was not found" in launched(shell, "/c.json").stderr
     exchange = prefix / ".swap.snapper/entering_1"
     exchange.mkdir(parents=True)
     assert "the restore of it's was interrupted" in launched(shell, "/c.json").stderr

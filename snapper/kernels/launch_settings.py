@@ -6,7 +6,8 @@ it.
 The program reads records that end in `\001`, in pairs: what a text is, and the text. `registered` is the `kernel.json`
 that Jupyter has read, and `kernelspec` that of the environment. The others are files with variables, by their paths in
 the environment and in order. Variables give the environment's prefix, and the values of the fields in the kernel's
-argv: `snapper_prefix` and `snapper_field_NAME`.
+argv: `snapper_prefix` and `snapper_field_NAME`. `snapper_field_registered` is missing if the user has changed or copied
+a `kernel.json` of an earlier version: all variables count as set by Jupyter then.
 
 It prints shell code: a call of `snapper_say` for each file that is ignored, exports of the kernelspec's variables, and,
 if the kernelspec is valid, which `snapper_is_valid` says, two functions. `snapper_variables` exports the environment's
@@ -65,10 +66,15 @@ function read_variables(is_state,    path) {
 
 function read_kernelspec(    path, number) {
     for (path in strings) {
-        if (is_in("env", path) && !(part[2] in is_set)) print_export(part[2], substitute(strings[path]))
+        if (is_in("env", path) && !is_kept(part[2])) print_export(part[2], substitute(strings[path]))
     }
     for (number = 1; ("argv", number) in strings; number++) command = command " " quote(fill(strings["argv", number]))
     has_command = number > 1 && number > length_of["argv"] && strings["argv", 1] !~ /^-/
+}
+
+# Succeeds if the user, or Jupyter, has set the variable.
+function is_kept(name) {
+    return name in is_set || (!("snapper_field_registered" in ENVIRON) && name in ENVIRON)
 }
 
 # Succeeds if a path has two parts, of which the first is this name, and puts them into `part`.

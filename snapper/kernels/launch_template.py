@@ -218,7 +218,7 @@ snapper_records() {
     LC_ALL=C # sizes are in bytes
     snapper_separator=@SEPARATOR@
     snapper_limit=@LARGEST_SPEC@
-    snapper_record registered "${0%/*}/kernel.json"
+    snapper_record registered "${snapper_field_registered-}/kernel.json"
     cd -P -- "$snapper_prefix" 2>/dev/null || return
     snapper_top=${PWD%/}
     snapper_limit=@LARGEST_SPEC@

@@ -32,7 +32,7 @@ _FIELD = re.compile(r"\{([A-Za-z0-9_]+)\}")
 #: The fields that Jupyter always fills, other than the connection file, which comes first.
 _USUAL_FIELDS = ("prefix",)
 
-#: The field that is not Jupyter's to fill: the directory of the environment's kernelspec.
+#: The directory of a kernelspec: in the environment's own, that of the environment; for Jupyter, the registered one.
 _RESOURCES = "resource_dir"
 
 
@@ -85,11 +85,12 @@ def render_launch_script(target: LaunchTarget) -> str:
 def launch_arguments(argv: Sequence[str]) -> list[str]:
     """Return the arguments of `launch.sh` for Jupyter to fill: the connection file, and the fields that argv may have.
 
+    `registered` is the directory of the kernelspec that it has read: this one, or a copy that the user has made.
     Jupyter may append further arguments, which are for the kernel.
     """
     fields = dict.fromkeys((*_USUAL_FIELDS, *(name for word in argv for name in _FIELD.findall(word))))
     named = (f"{name}={{{name}}}" for name in fields if name not in ("connection_file", _RESOURCES))
-    return ["{connection_file}", *named, "--"]
+    return ["{connection_file}", *named, f"registered={{{_RESOURCES}}}", "--"]
 
 
 def conda_default_env(prefix: Path, root: str = "") -> str:
