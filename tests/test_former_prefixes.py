@@ -155,6 +155,12 @@ def test_former_prefix_of_a_copy_over_time(machine: Machine, tmp_path: Path) -> 
 
     snapshot, named = pack("now", now)
     machine.run_json("verify", "-p", now)
+    (machine.home / ".conda").mkdir(exist_ok=True)
+    (machine.home / ".conda/environments.txt").write_text(f"{now}\n")
+    findings = [each["detail"] for each in machine.snapper("doctor", "--json").json["findings"]]
+    assert [each for each in findings if " needs " in each] == [
+        f"{now} needs the environment {was}, which these files name: {', '.join(named[str(was)])}"
+    ]
     assert pack("again", check_restored(machine, was))[0] == snapshot
     subprocess.run(["chmod", "-R", "g+w", now], check=True)
     assert pack("now", now) == (snapshot, named)

@@ -340,6 +340,10 @@ def test_environment_that_a_group_may_change_is_used(world: World, team: Path) -
     assert (started.returncode, started.stderr) == (0, b"")
     victim.owns(write(team / "work/new", "new"))
     victim.run_json("pack", "work", **variables)
+    victim.run_json("rollback", "work", first, "--store-only", **variables)
+    status = victim.snapper("status", "work", **variables).out
+    assert "so move it away before you restore: snapper restore work" in status
+    assert "--replace" not in status
     for option in ([], ["--replace"]):
         error = victim.expect_error(11, "restore", f"work@{first}", *option, **variables)
         assert (

@@ -162,12 +162,15 @@ def _in_store(status: EnvironmentStatus, store: str, option: str) -> Iterator[st
         yield f"the store {store} has no environment with this name; {pack_hint}"
     if status.current and status.current != status.snapshot_id:
         behind = f", {plural(status.behind, 'snapshot')} newer" if status.behind else ""
+        stored = f"the store has {status.current[:12]}{behind}"
         lost = status.condition != "unchanged" or status.stored is False
         restore = f"snapper restore {status.environment} -p {shlex.quote(status.prefix)}{option}"
-        if lost:
-            yield f"the store has {status.current[:12]}{behind}; replace this environment with it: {restore} --replace"
+        if status.others_may_write:
+            yield f"{stored}; others may write to this environment, so move it away before you restore: {restore}"
+        elif lost:
+            yield f"{stored}; replace this environment with it: {restore} --replace"
         else:
-            yield f"the store has {status.current[:12]}{behind}; update: {restore}"
+            yield f"{stored}; update: {restore}"
 
 
 def _sentence(status: EnvironmentStatus, pack: str) -> str:

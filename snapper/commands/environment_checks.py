@@ -70,10 +70,15 @@ def _dependencies(
     Raise what `make_plan` raises.
     """
     directory, links = installed.directory, installed.followed
-    variables, prefixes = environment_variables(directory), installed.prefixes_in_files
+    others = installed.index.header.other_environments if installed.index else ()  # as of the last pack
+    prefixes = (*installed.prefixes_in_files, *(other.prefix for other in others))
+    variables = environment_variables(directory)
     plan = make_plan(directory, links.tree, installed.records)
     libraries = find_outside_libraries(Surroundings(directory, prefixes), variables, links.tree, plan)
-    withheld = (dependency for kernel in kernelspecs for dependency in kernel.dependencies())
+    withheld = (
+        *(dependency for kernel in kernelspecs for dependency in kernel.dependencies()),
+        *(Dependency("environment", other.prefix, other.files) for other in others),
+    )
     return report_dependencies(Surroundings(directory, prefixes), variables, libraries, withheld, links)
 
 

@@ -11,6 +11,7 @@ from snapper.checks.package_drift import find_package_changes
 from snapper.environment import conda, state
 from snapper.environment.changes import PackageChanges
 from snapper.environment.contents import is_unfinished
+from snapper.environment.control import others_may_write
 from snapper.environment.drift import Drift
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
@@ -18,6 +19,7 @@ from snapper.environment.locations import find_environment, installed_environmen
 from snapper.environment.staging_lock import INSIDE
 from snapper.errors import EnvironmentNotFound, EnvironmentOfUnknownOrigin, SnapperError
 from snapper.format.model import Ref
+from snapper.fs.errors import read_errors
 from snapper.repository.refs import StoredEnvironment, find_ref, read_all_refs, referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
@@ -41,8 +43,8 @@ class EnvironmentStatus:
     only modified. `current` is the current snapshot of that name in the store,
     and `behind` the number of history entries after this one, None if the history does not contain it. `stored` is
     whether the store has the snapshot and will keep it, None if that is unknown. `kept` are directories beside it with
-    what would have been lost when it was replaced. For an absent environment, `error` is what would prevent restoring
-    it.
+    what would have been lost when it was replaced. No restore replaces one that `others_may_write` to. For an absent
+    environment, `error` is what would prevent restoring it.
     """
 
     environment: str
@@ -56,6 +58,7 @@ class EnvironmentStatus:
     behind: int | None = None
     stored: bool | None = None
     kept: tuple[str, ...] = ()
+    others_may_write: bool = False
     error: SnapperError | None = None
 
     @property
@@ -78,10 +81,13 @@ def environment_status(store: Store | None, prefix: Path, name: str = "") -> Env
     `name` is its name in the store; by default, the one it was packed or restored under. Raise what
     `conda.pin_environment` does.
     """
-    installed = InstalledEnvironment(conda.pin_environment(prefix))
+    directory = conda.pin_environment(prefix)
+    installed = InstalledEnvironment(directory)
     current_state = installed.state
     changes = find_local_changes(store, installed, FEW_BYTES)
     drift = changes.drift if changes else None
+    with read_errors():
+        is_exposed = others_may_write(prefix, directory.status, directory.descriptor)
     status = EnvironmentStatus(
         environment=name or (current_state.environment if current_state else prefix.name),
         prefix=str(prefix),
@@ -91,6 +97,7 @@ def environment_status(store: Store | None, prefix: Path, name: str = "") -> Env
         not_compared=changes.problem if changes else "",
         packages=find_package_changes(installed, drift) if drift else None,
         kept=kept_beside(prefix),
+        others_may_write=is_exposed,
     )
     return _compare_with_store(status, store) if store and current_state else status
 
