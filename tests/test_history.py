@@ -461,6 +461,10 @@ def test_pack_says_whose_snapshot_it_replaces(
     (prefix / "mine").write_text("mine")
     mine = machine.run_json("pack", "data")
     assert (mine["first"], mine["replaced"]) == (False, None)
+    outcome = other.snapper("pack", "data")  # unchanged: this must not take back what was published since
+    assert outcome.code == 0
+    assert f"the store has {mine['snapshot'][:12]}, which is newer" in outcome.err
+    assert machine.run_json("log", "data")["steps"][0]["snapshot"] == mine["snapshot"]
     (other.envs / "data" / "theirs").write_text("theirs")
     outcome = other.snapper("pack", "data")
     assert outcome.code == 0

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.commands.dependency_report import report_dependencies
 from snapper.commands.pack_result import PackResult
@@ -104,15 +105,8 @@ def pack(
             report_running_prune(store, progress)
             context = make_context(store, intent, source, name, options.level, checked)
             packed = build_snapshot(source, previous, context, checked, name, jobs, progress)
-        is_current = published is not None and published.ref.current == packed.encoded.digest
-        if published is not None and options.only_new and not is_current:
-            raise EnvironmentExists(name, store.url)
-        added_size = sum(packed.added.values()) + _write_snapshot(store, intent, packed, is_current)
-        if not is_current:
-            entry = _history_entry(source, packed, options.message, added_size)
-            advance_ref(store, name, entry, published, force=options.force)
-            require_snapshot(store, packed.encoded, packed.snapshot.layers)
-    replaced = None if is_current else _replaced_entry(source, published)
+        publication = _publish(store, intent, source, packed, published, name, options)
+    replaced = _replaced_entry(source, published) if publication.is_new else None
     carried = tuple(kernel for kernel in outside if kernel.is_carried)
     _remember(source, name, packed, carried)
     registered = updates.update(source.directory, name) if is_known else ()
@@ -124,9 +118,9 @@ def pack(
         prefix=source.origin,
         owner=source.owner,
         store=store.url,
-        unchanged=is_current,
+        unchanged=not publication.is_new,
         added_layers=len(packed.added),
-        added_size=added_size,
+        added_size=publication.added_size,
         skipped=source.tree.skipped,
         unrelocated=packed.unrelocated.paths,
         own_unrelocated=packed.unrelocated.own,
@@ -141,9 +135,44 @@ def pack(
         credentials=packed.credentials,
         first=is_first,
         replaced=replaced,
-        without_effect=_without_effect(source, options, is_current),
+        newer=publication.newer,
+        without_effect=_without_effect(source, options, publication),
         seconds=time.monotonic() - started,
     )
+
+
+class _Publication(NamedTuple):
+    """Whether a history entry `is_new`, how many bytes were added, and the current snapshot if that is `newer`."""
+
+    is_new: bool
+    added_size: int
+    newer: str
+
+
+def _publish(
+    store: Store,
+    intent: Intent,
+    source: PackSource,
+    packed: PackedSnapshot,
+    published: VersionedRef | None,
+    name: str,
+    options: PackOptions,
+) -> _Publication:
+    """Make the snapshot current, unless it is already, or has been before and the environment has not changed since.
+
+    Raise EnvironmentExists, ConcurrentUpdate, and what stores do.
+    """
+    is_current = published is not None and published.ref.current == packed.encoded.digest
+    newer = "" if options.force else _newer_snapshot(source, published, packed)
+    if published is not None and options.only_new and not is_current:
+        raise EnvironmentExists(name, store.url)
+    is_new = not (is_current or newer)
+    added_size = sum(packed.added.values()) + _write_snapshot(store, intent, packed, is_published=not is_new)
+    if is_new:
+        entry = _history_entry(source, packed, options.message, added_size)
+        advance_ref(store, name, entry, published, force=options.force)
+        require_snapshot(store, packed.encoded, packed.snapshot.layers)
+    return _Publication(is_new, added_size, newer)
 
 
 def _read_with_kernels(
@@ -170,22 +199,19 @@ def _check_contains_no_used_directory(prefix: Path, store: Store) -> None:
         raise UsageError(reason, "Pack environments that are in directories of their own.")
 
 
-def _without_effect(source: PackSource, options: PackOptions, is_current: bool) -> tuple[str, ...]:
+def _without_effect(source: PackSource, options: PackOptions, publication: _Publication) -> tuple[str, ...]:
     """Say which options had no effect, and why."""
-    if is_current and options.message:
-        return (
-            *source.nothing_included,
-            "the message was not recorded: the snapshot is the current one already",
-        )
+    if options.message and not publication.is_new:
+        return (*source.nothing_included, "the message was not recorded: the snapshot is published already")
     return source.nothing_included
 
 
-def _write_snapshot(store: Store, intent: Intent, packed: PackedSnapshot, is_current: bool) -> int:
+def _write_snapshot(store: Store, intent: Intent, packed: PackedSnapshot, *, is_published: bool) -> int:
     """Write pages and snapshot, whose layers must be in the store; return how many bytes that added.
 
-    Nothing is written for the current snapshot if it is complete, which has been checked if `layers` is None.
+    Nothing is written for a published snapshot if it is complete, which has been checked if `layers` is None.
     """
-    if is_current and (packed.layers is None or has_encoded_snapshot(store, packed.encoded)):
+    if is_published and (packed.layers is None or has_encoded_snapshot(store, packed.encoded)):
         return 0
     if packed.added:
         intent.check()  # before it is declared again: if it was gone for a while, a prune may have removed new layers
@@ -236,6 +262,23 @@ def _history_entry(source: PackSource, packed: PackedSnapshot, message: str, add
         stored_size=snapshot.stored_size,
         added_size=added_size,
     )
+
+
+def _newer_snapshot(source: PackSource, published: VersionedRef | None, packed: PackedSnapshot) -> str:
+    """Return the current snapshot if the environment is an earlier one of the same name, unchanged; else nothing.
+
+    Publishing that again would take back what others have published since.
+    """
+    known, digest = source.state, packed.encoded.digest
+    if (
+        published is None
+        or known is None
+        or (known.environment, known.snapshot) != (published.ref.name, digest)
+    ):
+        return ""
+    ref = published.ref
+    is_earlier = digest != ref.current and any(entry.snapshot == digest for entry in ref.history)
+    return ref.current if is_earlier else ""
 
 
 def _replaced_entry(source: PackSource, published: VersionedRef | None) -> HistoryEntry | None:

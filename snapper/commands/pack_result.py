@@ -28,7 +28,8 @@ class PackResult:
     has the nearest ones. `included` are the sources of editable installs that were packed too. `credentials` are files
     that contain some; they are not looked for if the environment is unchanged. `first` says whether the store had no
     environments before. `replaced` is the history entry that was current before, if this environment was not packed or
-    restored from it. `without_effect` says which options had no effect, and why.
+    restored from it. `newer` is the current snapshot if the environment is an earlier one, unchanged, which is then not
+    published again. `without_effect` says which options had no effect, and why.
     """
 
     environment: str
@@ -54,5 +55,6 @@ class PackResult:
     credentials: tuple[str, ...]
     first: bool
     replaced: HistoryEntry | None
+    newer: str
     without_effect: tuple[str, ...]
     seconds: float

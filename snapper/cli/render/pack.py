@@ -64,6 +64,8 @@ def _print(result: PackResult) -> None:
         output.echo(
             f"{result.environment} is unchanged ({result.snapshot_id[:12]}): nothing to pack ({result.seconds:.1f} s)"
         )
+        if result.newer:
+            _print_newer(result)
         return
     packages = len(result.snapshot.packages) + len(result.snapshot.pip)
     output.echo(
@@ -80,8 +82,16 @@ def _print(result: PackResult) -> None:
         step = result.replaced
         output.warn(
             f"  warning: this replaces {step.snapshot[:12]} (by {step.user}@{step.host} at {step.time}), which this "
-            f"environment is not based on. Undo with: snapper rollback {result.environment}"
+            f"environment is not based on. Undo with: snapper rollback {result.environment} --store-only"
         )
+
+
+def _print_newer(result: PackResult) -> None:
+    name = result.environment
+    output.warn(
+        f"  warning: the store has {result.newer[:12]}, which is newer. Update with: snapper restore {name}; or make "
+        f"this one current: snapper rollback {name}@{result.snapshot_id[:12]} --store-only"
+    )
 
 
 def _print_prefixes(prefixes: tuple[str, ...]) -> None:
@@ -126,6 +136,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "credentials": list(result.credentials),
         "first": result.first,
         "replaced": to_jsonable(result.replaced),
+        "newer": result.newer,
         "without_effect": list(result.without_effect),
         "seconds": round(result.seconds, 3),
     }
