@@ -157,6 +157,8 @@ _INSTALLED = {
     "c-one": ("plain/__init__.py", "plain/one.py"),
     "d-one": ("same/__init__.py", "same/one.py", "same/fast.py"),
     "e-one": ("coded/__init__.py",),
+    "f": ("older/__init__.py", "older/one.py"),
+    "g": ("newer/__init__.py", "newer/inner/__init__.py"),
 }
 _INSTALLED_BY_USER = {
     "A.One": ("space/one/__init__.py", "a_one.data/data/share/one/2"),
@@ -164,16 +166,24 @@ _INSTALLED_BY_USER = {
     "c-two": ("plain/__init__.py", "plain/two.py"),
     "d-two": ("same/__init__.py", "same/one.py"),
     "e-two": ("coded/mine.py",),
+    "f": ("older/two.py",),
+    "g": ("newer/__init__.py", "newer/inner/two.py"),
 }
-_TEXTS = {"extended/__init__.py": _EXTENDS, "plain/__init__.py": "", "same/__init__.py": ""}
+_TEXTS = {
+    "extended/__init__.py": _EXTENDS,
+    "plain/__init__.py": "",
+    "same/__init__.py": "",
+    "newer/__init__.py": "",
+}
 
 #: Shows what is imported, from where there is version 1 or 2.
 _IMPORT = """
 import importlib
 names = "space.one space.one.fast space.gone space.two extended.one extended.two plain.two same.one same.fast coded"
-for name in [*names.split(), "coded.mine"]:
+names += " coded.mine older.one older.two newer.inner newer.inner.two"
+for name in names.split():
     try:
-        print(name, importlib.import_module(name).version)
+        print(name, getattr(importlib.import_module(name), "version", "has no version"))
     except ModuleNotFoundError:
         print(name, "missing")
 """
@@ -197,7 +207,8 @@ def test_distributions_in_the_user_site_replace_others_wholly(python: Machine, t
     before = run([python_of(prefix)], ["-c", _IMPORT], tmp_path, PYTHONUSERBASE=str(user))
     outcome = python.snapper("pack", "work", "--user-site=include", "--json", PYTHONUSERBASE=str(user))
     site = next(user.glob("lib/python3.*/site-packages"))
-    assert [each["path"] for each in outcome.json["skipped"]] == [str(site / "coded")]
+    skipped = {each["path"] for each in outcome.json["skipped"]}
+    assert skipped == {str(site / "coded"), str(site / "older")}
     home = tmp_path / "other"
     other = Machine(home, home / "envs", python.store)
     other.envs.mkdir(parents=True)

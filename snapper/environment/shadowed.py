@@ -1,9 +1,10 @@
 """Find what Python does not import from an environment because a user site, which it looks at first, has it too.
 
-A distribution that is also in the user site is replaced wholly: all files that its RECORD lists. Of what remains,
-modules and packages are found as Python finds them: packages without `__init__.py` (PEP 420), and those that extend
-their own path (pkgutil, pkg_resources), are looked for in both. So are packages that share nothing but an empty
-`__init__.py`, such as `nvidia`: Python imports only the first, but their libraries are found by path.
+A distribution that is also in the user site is replaced wholly: all files that its RECORD lists, except for packages
+that Python imports from the environment, because those of the user site have no `__init__.py`. Of what remains, modules
+and packages are found as Python finds them: packages without `__init__.py` (PEP 420), and those that extend their own
+path (pkgutil, pkg_resources), are looked for in both. So are packages that share nothing but an empty `__init__.py`,
+such as `nvidia`: Python imports only the first, but their libraries are found by path.
 """
 
 from __future__ import annotations
@@ -94,18 +95,20 @@ class _Comparison:
         children: dict[str, list[tuple[str, File]]] = {}
         for path, file in self._user.children():
             children.setdefault(posixpath.dirname(path), []).append((path, file))
-        pending = [""]
+        pending = [("", True)]  # directories, and whether Python looks in both sites for what is in them
         while pending:
-            for path, file in children.get(pending.pop(), ()):
+            directory, in_both = pending.pop()
+            for path, file in children.get(directory, ()):
                 if posixpath.basename(path) in (_CACHE, _INIT) or _is_data(path, file):
                     continue
-                if file.type != "directory" or not self._is_merged(path):
-                    self._names.add(_name_of(path))
-                elif self._is_hidden(path):
+                hidden = file.type == "directory" and self._is_hidden(path)
+                if hidden and in_both:
                     self._unused.add(path)
+                elif hidden or file.type != "directory" or not self._is_merged(path):
+                    self._names.add(_name_of(path))
                 else:
                     self._merged.add(path)
-                    pending.append(path)
+                    pending.append((path, in_both and self._is_in_both(path)))
 
     def _is_merged(self, package: str) -> bool:
         """Return whether what the environment has of a package of the user's is used, too."""
@@ -114,17 +117,23 @@ class _Comparison:
         return is_own and not _METADATA.fullmatch(package)
 
     def _is_hidden(self, package: str) -> bool:
-        """Return whether Python imports the environment's package: the user's has no `__init__.py`."""
+        """Return whether Python imports the environment's package if it looks in both: only that has `__init__.py`."""
         init = self._environment.get(f"{package}/{_INIT}")
         in_user_site = self._user.get(f"{package}/{_INIT}")
-        has_code = init is not None and init.size > 0 and not self._environment.extends_its_path(package)
-        return has_code and in_user_site is None
+        return init is not None and in_user_site is None and not self._environment.extends_its_path(package)
+
+    def _is_in_both(self, package: str) -> bool:
+        """Return whether Python looks in both for what is in a package that the user site has."""
+        in_user_site = self._user.get(f"{package}/{_INIT}")
+        return in_user_site is None or self._user.extends_its_path(package)
 
     def _is_shadowed(self, path: str, file: File) -> bool:
+        inner = self._inner(path)
+        if inner is not None and not self._unused.isdisjoint((inner, *_directories_above(inner))):
+            return False
         owners = self._owners.get(_source_of(path), ())
         if owners and all(owner in self._replaced for owner in owners):
             return not path.startswith(_KEPT)
-        inner = self._inner(path)
         if inner is None:
             return False
         return self._shadowing(inner) is not None or (
