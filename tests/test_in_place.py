@@ -291,10 +291,11 @@ def test_environment_is_restored_into_a_file_system_of_its_own(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_environment_of_a_container_image_is_replaced(machine: Machine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fuse", [False, True])
+def test_environment_of_a_container_image_is_replaced(machine: Machine, fuse: bool, tmp_path: Path) -> None:
     first = publish_two(machine)
     machine.run_json("restore", f"data@{first}")
-    with in_image(machine.envs, tmp_path / "layers"):
+    with in_image(machine.envs, tmp_path / "layers", fuse=fuse):
         (restored,) = machine.run_json("restore", "--all")["restored"]
         assert not restored["present"]
         assert_updates(machine, first)

@@ -15,7 +15,8 @@ Once it has begun, any command that looks at the environment completes what a ki
 something cannot be moved, everything is moved back. TIME is the time of the file system before the old environment was
 checked: what has not changed since may be removed.
 
-Directories that are part of a container image cannot be moved either. What may be removed of them is removed at once,
+Directories that are part of a container image cannot be moved either, and those that cover one on fuse-overlayfs must
+not be. What may be removed of them is removed at once,
 and the rest is moved. From then on, nothing can be moved back, but the new environment is complete.
 
 Nothing is synced: like that of other restores, the result depends on the file system after a power failure.
@@ -47,6 +48,7 @@ from snapper.errors import FileOperationFailed
 from snapper.format.constraints import CONDA_META, STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor, open_if_directory
+from snapper.fs.mounts import uncovers_when_moved
 from snapper.fs.moves import Entry, move
 from snapper.fs.ownership import is_own
 from snapper.fs.placement import move_anyway, put_in_place, set_aside, writable
@@ -165,6 +167,7 @@ class _Exchange:
         self._staging = staging
         self._aside = Entry(staging, CREATED)
         self._is_final = False
+        self._uncovers = uncovers_when_moved(environment)
 
     def complete(self) -> str:
         """Move what is still to be moved; return the name of the old environment in the staging directory."""
@@ -230,15 +233,19 @@ class _Exchange:
             for name in sorted(names, key=lambda name: name == CONDA_META):
                 source, destination = Entry(self._environment, name), Entry(old, name)
                 try:
-                    move_anyway(source, destination)
+                    self._move_out(source, destination)
                 except FileNotFoundError:  # programs remove files at any time
                     continue
                 except OSError as error:
                     if error.errno == errno.EXDEV and name not in _UNSEEN:
                         self._remove_in_image(source, since)
-                    elif error.errno not in (errno.EXDEV, errno.EEXIST):
-                        raise
-                    self._merge(source, destination)
+                    self._take(source, destination)
+
+    def _move_out(self, source: Entry, destination: Entry) -> None:
+        """Move an entry; raise OSError (EXDEV) for a directory if that would show what an image has in its place."""
+        if self._uncovers and stat.S_ISDIR(os.lstat(source.name, dir_fd=source.directory).st_mode):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source.name)
+        move_anyway(source, destination)
 
     def _remove_in_image(self, entry: Entry, since: int) -> None:
         """Remove what has not changed since that time in a directory of a container image."""
@@ -248,31 +255,32 @@ class _Exchange:
                 self._is_final = True
                 remove_older(directory, since)
 
-    def _merge(self, source: Entry, destination: Entry) -> None:
-        """Move what is in a directory to another one, which may exist; anything else is set aside."""
-        inner = open_if_directory(source.name, source.directory)
-        if inner is None:
-            set_aside(source, self._aside)
-            return
-        with closing_descriptor(inner):
-            with suppress(FileExistsError):
-                os.mkdir(destination.name, 0o700, dir_fd=destination.directory)
-            outer = open_if_directory(destination.name, destination.directory)
-            if outer is None:
-                set_aside(source, self._aside)
-                return
-            with closing_descriptor(outer):
-                for name in os.listdir(inner):
-                    self._move_or_merge(Entry(inner, name), Entry(outer, name))
-                with writable(source.directory):
-                    os.rmdir(source.name, dir_fd=source.directory)
-
-    def _move_or_merge(self, source: Entry, destination: Entry) -> None:
+    def _take(self, source: Entry, destination: Entry) -> None:
+        """Move an entry, or what is in it if that is impossible; what has no free name is set aside."""
         try:
-            move_anyway(source, destination)
+            self._move_out(source, destination)
         except FileNotFoundError:
             return
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EEXIST):
                 raise
-            self._merge(source, destination)
+            if not self._merge(source, destination):
+                set_aside(source, self._aside)
+
+    def _merge(self, source: Entry, destination: Entry) -> bool:
+        """Move what is in a directory to another one, which may exist; return False if one of them is none."""
+        inner = open_if_directory(source.name, source.directory)
+        if inner is None:
+            return False
+        with closing_descriptor(inner):
+            with suppress(FileExistsError):
+                os.mkdir(destination.name, 0o700, dir_fd=destination.directory)
+            outer = open_if_directory(destination.name, destination.directory)
+            if outer is None:
+                return False
+            with closing_descriptor(outer):
+                for name in os.listdir(inner):
+                    self._take(Entry(inner, name), Entry(outer, name))
+                with writable(source.directory):
+                    os.rmdir(source.name, dir_fd=source.directory)
+        return True

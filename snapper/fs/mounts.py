@@ -58,9 +58,22 @@ def has_true_owners(directory: int) -> bool:
 
     It is false where the system does not tell, as on macOS, whose disks can ignore owners.
     """
+    return _file_system(directory) in _WITH_OWNERS
+
+
+def uncovers_when_moved(directory: int) -> bool:
+    """Return whether moving something in an open directory can uncover what a lower layer has in its place.
+
+    It does with a directory on fuse-overlayfs (1.10), while the kernel's overlayfs hides what is below.
+    """
+    return _file_system(directory) == b"fuse.fuse-overlayfs"
+
+
+def _file_system(directory: int) -> bytes:
+    """Return what kind of file system an open directory is on, as far as the system tells."""
     with suppress(OSError):
         mount = _MOUNT_OF_FILE.search(Path(_OPEN_FILE.format(directory)).read_bytes())
         for line in _MOUNTS.read_bytes().splitlines() if mount else ():
             if mount and line.startswith(mount[1] + b" "):
-                return line.partition(b" - ")[2].split(b" ")[0] in _WITH_OWNERS
-    return False
+                return line.partition(b" - ")[2].split(b" ")[0]
+    return b""

@@ -138,8 +138,9 @@ class _Wave:
     def _link_unchanged(self, plan: RestorePlan, staging: Staged, resources: ExitStack) -> _StagedRestore:
         prefix, snapshot = plan.target.prefix, plan.snapshot
         unpacker = SnapshotUnpacker(snapshot.layers, staging.handle, str(prefix), snapshot.altered_paths)
-        with _plan_errors(plan):
-            self._advance(plan, unpacker.link_unchanged(prefix, self._workers))
+        if staging.can_link:
+            with _plan_errors(plan):
+                self._advance(plan, unpacker.link_unchanged(prefix, self._workers))
         read = {snapshot.layers[number].digest for number in unpacker.missing}
         return _StagedRestore(plan, staging, unpacker, resources, unattested_keys(self._store, read))
 

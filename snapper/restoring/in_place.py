@@ -38,10 +38,16 @@ from snapper.restoring.staged_tree import AGAIN, StagedTree
 class StagingInPlace(StagedTree):
     """A directory to build, whose contents replace those of the directory that it is in.
 
-    `environment` is a descriptor of the directory at the target.
+    `environment` is a descriptor of the directory at the target. If what is in it `is_in_image`, linking a file copies
+    it, and can change the times of the original.
     """
 
     environment: int
+    is_in_image: bool
+
+    @property
+    def can_link(self) -> bool:
+        return not self.is_in_image
 
     def swap(
         self, check: Callable[[int], Tree | None] = lambda _: None, shared: frozenset[int] = frozenset()
@@ -83,11 +89,13 @@ def staging_in_place(target: Path) -> Iterator[StagingInPlace]:
         try:
             complete(environment, locked.directory)
             remove_remains(locked.directory, place, target, seen)
-            _check_movable(environment, target)
+            is_in_image = not _are_renamable(environment)
+            _check_movable(environment, target, is_in_image=is_in_image)
             name, descriptor = create_private_directory(TREE, locked.directory)
             with closing_descriptor(descriptor):
                 tree, entry = target / INSIDE / name, Entry(parent, target.name)
-                yield StagingInPlace(target, tree, descriptor, entry, locked.directory, seen, environment)
+                common = (target, tree, descriptor, entry, locked.directory, seen)
+                yield StagingInPlace(*common, environment, is_in_image)
         finally:
             with defer_signals():
                 try:
@@ -100,16 +108,25 @@ def staging_in_place(target: Path) -> Iterator[StagingInPlace]:
                         os.fchmod(environment, mode)
 
 
-def _check_movable(environment: int, target: Path) -> None:
+def _are_renamable(environment: int) -> bool:
+    """Return whether the directories in an open one can be renamed, which those of container images cannot."""
+    staging = Entry(environment, INSIDE)
+    return all(is_renamable(Entry(environment, name), staging) for name in _directories(environment))
+
+
+def _directories(environment: int) -> list[str]:
+    """Return the names of directories in an open one that are part of the environment."""
+    names = [name for name in os.listdir(environment) if name != INSIDE and not is_foreign(name)]
+    return [name for name in names if stat.S_ISDIR(os.lstat(name, dir_fd=environment).st_mode)]
+
+
+def _check_movable(environment: int, target: Path, *, is_in_image: bool) -> None:
     """Raise TargetOccupied if something in an open directory is another user's, and this user may not move it.
 
     Of a directory in a container image, that is everything below it.
     """
-    names = [name for name in os.listdir(environment) if name != INSIDE and not is_foreign(name)]
-    directories = [name for name in names if stat.S_ISDIR(os.lstat(name, dir_fd=environment).st_mode)]
-    paths: Iterable[str] = directories
-    staging = Entry(environment, INSIDE)
-    if not all(is_renamable(Entry(environment, name), staging) for name in directories):
+    paths: Iterable[str] = _directories(environment)
+    if is_in_image:
         files = walk(
             PinnedDirectory(target, os.dup(environment)), lambda path: "" if is_foreign(path) else None
         ).files

@@ -38,6 +38,11 @@ class StagedTree:
     seen: dict[str, Seen]
 
     @property
+    def can_link(self) -> bool:
+        """Whether unchanged files of the environment at the target can be linked into the tree."""
+        return True
+
+    @property
     def path_by_descriptor(self) -> Path:
         """The path of the tree to give to other programs."""
         return path_by_descriptor(self.descriptor, self.tree)

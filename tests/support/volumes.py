@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,11 @@ def mounted(kind: str, point: Path, scratch: Path) -> Iterator[None]:
 
 
 @contextmanager
-def in_image(directory: Path, scratch: Path) -> Iterator[None]:
+def in_image(directory: Path, scratch: Path, *, fuse: bool = False) -> Iterator[None]:
     """Make what is in a directory part of a container image: the lower layer of an overlay file system.
 
-    Directories of an image can be renamed where `redirect_dir` is on. Skip the test where that is impossible.
+    Directories of an image can be renamed where `redirect_dir` is on. With `fuse`, it is that of containers of users
+    without privileges. Skip the test where that is impossible.
     """
     layers = {name: scratch / name for name in ("lowerdir", "upperdir", "workdir")}
     scratch.mkdir()
@@ -46,7 +48,10 @@ def in_image(directory: Path, scratch: Path) -> Iterator[None]:
     for path in (directory, layers["upperdir"], layers["workdir"]):
         path.mkdir()
     options = ",".join(f"{name}={path}" for name, path in layers.items())
-    _run("mount", "-t", "overlay", "overlay", "-o", f"{options},redirect_dir=off", directory)
+    if fuse:
+        _run("fuse-overlayfs", "-o", options, directory)
+    else:
+        _run("mount", "-t", "overlay", "overlay", "-o", f"{options},redirect_dir=off", directory)
     try:
         yield
     finally:
@@ -54,6 +59,8 @@ def in_image(directory: Path, scratch: Path) -> Iterator[None]:
 
 
 def _run(*command: object) -> None:
+    if not shutil.which(str(command[0])):
+        pytest.skip(f"{command[0]} is not installed")
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"this user or system cannot do this: {' '.join(map(str, command))}: {done.stderr}")
