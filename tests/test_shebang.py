@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from itertools import product
 from pathlib import Path
 
@@ -197,6 +198,17 @@ def test_unknown_interpreters_are_looked_up_on_path(line: str, expected: str) ->
     if not line.startswith("/usr/bin/env"):
         assert found is not None
         assert found.data == stored
+
+
+@pytest.mark.parametrize("words", [b"a ", b'" '])
+def test_long_first_lines_take_little_memory(words: bytes) -> None:
+    line = b"#!%b/bin/python " % PLACEHOLDER.encode() + words * (2 << 20)
+    tracemalloc.start()
+    moved = relocate_file(line, "text", PLACEHOLDER, "/home/ada/my env")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert moved.startswith(b"#!/home/ada/my env/bin/python ")
+    assert most < 8 * len(line)
 
 
 def test_only_the_first_line_is_changed() -> None:

@@ -15,6 +15,10 @@ from typing import NamedTuple
 
 MAX_LENGTH = 127
 
+#: The greatest length of what is examined at the beginning of a script, in bytes. No system reads as much of a first
+#: line, and the words of a longer one could take up the memory.
+_LONGEST = 64 * 1024
+
 #: Files may come from an attacker, so matching any of these takes linear time: nothing is tried again after a failure.
 _COOKIE = re.compile(rb"[^\n]*\n(?=[^\n]*\n)([ \t\f]*#.*?coding[:=][ \t]*[-\w.][^\n]*\n)")
 #: What must stay the first statement of a script in Python: a docstring, or an import of a future feature.
@@ -114,9 +118,11 @@ class _Invocation(NamedTuple):
 def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning | None:
     """Return what replaces the beginning of a script, to start its interpreter below `prefix`.
 
-    `script` has the placeholder there. Return None if replacing the placeholder is enough.
+    `script` has the placeholder there. Return None if replacing the placeholder is enough, or if no system executes it.
     """
     end = script.find(b"\n") if b"\n" in script else len(script)
+    if end > _LONGEST:
+        return None
     line = script[:end]
     if placeholder not in line:
         return _quote_program(script, placeholder, prefix)
@@ -144,7 +150,7 @@ def portable_shebang(script: bytes, placeholder: bytes) -> PortableScript | None
 
     The interpreter's path becomes a comment, which the replacement turns into the first line that the script had.
     """
-    end = script.find(b"\n")
+    end = script.find(b"\n", 0, _LONGEST)
     blank = script[2 : 2 + len(script[2:end]) - len(script[2:end].lstrip(b" \t"))]
     start = b"#!" + blank + placeholder + b"/bin/"
     if end < 0 or not script.startswith(start):
@@ -176,7 +182,7 @@ def original_shebangs(script: bytes, prefix: bytes) -> Iterator[bytes]:
     That is done by `fit_shebang`, by conda, and by conda-pack.
     """
     language, match = next(
-        ((language, match) for language, pattern in _PATTERNS if (match := pattern.match(script))),
+        ((language, match) for language, pattern in _PATTERNS if (match := _match(pattern, script))),
         (None, None),
     )
     if language and match:
@@ -187,11 +193,11 @@ def original_shebangs(script: bytes, prefix: bytes) -> Iterator[bytes]:
             yield _with_shebang(script, match, match["program"] + b" -S" + options, match["space"])
         yield _with_shebang(script, match, start, match["space"])
         yield _with_shebang(script, match, start, b" ")  # 0.1.0 did not keep the space
-    by_shell = _BY_SHELL.match(script)
+    by_shell = _match(_BY_SHELL, script)
     if by_shell and by_shell["double"]:
         first, last = by_shell.span("double")
         yield script[: first - 1] + by_shell["double"] + script[last + 1 :]
-    by_env = _BY_ENV.match(script)
+    by_env = _match(_BY_ENV, script)
     if by_env:
         start = prefix + b"/bin/" + by_env["name"] + by_env["options"]
         yield _with_shebang(script, by_env, start)
@@ -211,6 +217,12 @@ def program_of(script: bytes) -> str:
     is_quoted = command[:1] in (b'"', b"'")
     words = command[1:].split(command[:1], 1) if is_quoted else command.split(None, 1)
     return words[0].decode("utf-8", "surrogateescape") if words else ""
+
+
+def _match(pattern: re.Pattern[bytes], script: bytes) -> re.Match[bytes] | None:
+    """Match the beginning of a script; return None if what matches is too long."""
+    match = pattern.match(script)
+    return match if match and match.end() <= _LONGEST else None
 
 
 def _with_shebang(script: bytes, replaced: re.Match[bytes], line: bytes, space: bytes = b"") -> bytes:
@@ -283,7 +295,7 @@ def _language_of(name: bytes) -> _Language | None:
 
 def _quote_program(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning | None:
     """Return the beginning of a script that pip has made to be started by the shell, if the prefix needs quotes."""
-    match = _BY_SHELL.match(script)
+    match = _match(_BY_SHELL, script)
     kind = match.lastgroup if match else None
     if not match or not kind or placeholder not in match[kind] or not _UNSAFE[kind].search(prefix):
         return None
