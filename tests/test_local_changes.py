@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import pytest
 
 from snapper.commands import pack as packing
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.commands.status import environment_status
+from snapper.environment import contents, state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format.constraints import packed_mode
+from snapper.repository.refs import lineage, read_ref
 from snapper.repository.specs import SnapshotSpec
+from snapper.restoring import remains, replaced, staging
+from snapper.restoring.leftovers import remove_leftover_staging
 from snapper.restoring.requests import RestoreRequest
+from snapper.settings.keys import OnChange
 from snapper.store import Store, open_store
+from snapper.store.local import LocalStore
 from tests.conftest import Machine, tree_of
 from tests.support.access_lists import deny_others_in
 from tests.support.environments import make_data
+from tests.support.processes import forking
 from tests.support.users import unprivileged
+from tests.support.volumes import mounted
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 SITE = "lib/python3.11/site-packages"
 
@@ -68,9 +82,16 @@ def restored(packed: Store, scratch: Path) -> Restored:
 
 
 def restore_to(
-    store: Store, prefix: Path, snapshot: str = "work", *, keep_changed: bool = False
+    store: Store,
+    prefix: Path,
+    snapshot: str = "work",
+    *,
+    keep_changed: bool = False,
+    on_change: OnChange = "refuse",
 ) -> RestoreResult | RestoreFailure:
-    request = RestoreRequest(SnapshotSpec.parse(snapshot), prefix=prefix, keep_changed=keep_changed)
+    request = RestoreRequest(
+        SnapshotSpec.parse(snapshot), prefix=prefix, keep_changed=keep_changed, on_change=on_change
+    )
     (done,) = restore(store, [request], jobs=1)
     return done
 
@@ -373,3 +394,172 @@ def test_files_count_as_changed_where_the_store_cannot_be_read(packed: Store, re
     assert status.drift
     assert (status.condition, status.not_compared) == ("changed", "the store cannot be read")
     assert "etc/config" in status.drift.modified
+
+
+# --- on_change --------------------------------------------------------------------------------------------
+
+DATA = "share/data/results.csv"
+
+
+@pytest.fixture
+def own_store(packed: Store, restored: Restored, scratch: Path) -> Restored:
+    """A copy of the store to pack to, and the environment with changed data."""
+    shutil.copytree(Path(packed.url), scratch / "store")
+    (restored.prefix / DATA).write_text("other results")
+    return Restored(open_store(str(scratch / "store")), restored.prefix)
+
+
+def kept_data(prefix: Path) -> list[str]:
+    """Return the data in what was kept beside the environment."""
+    return [(top / DATA).read_text() for top in prefix.parent.glob("work.replaced-*")]
+
+
+def packed_data(store: Store, scratch: Path) -> list[str]:
+    """Return the data in each snapshot of the history but the first and the current one."""
+    ref = read_ref(store, "work").ref
+    found = []
+    for number, snapshot in enumerate(dict.fromkeys(entry.snapshot for entry in ref.history)):
+        if snapshot not in (ref.current, ref.history[0].snapshot):
+            other = scratch / f"other{number}"
+            assert isinstance(restore_to(store, other, f"work@{snapshot}"), RestoreResult)
+            found.append((other / DATA).read_text())
+    return found
+
+
+def test_changed_environments_are_kept_aside(own_store: Restored, caplog: pytest.LogCaptureFixture) -> None:
+    store, prefix = own_store
+    inodes = {path.stat().st_ino for path in prefix.rglob("*") if path.is_file()}
+    done = restore_to(store, prefix, on_change="aside")
+    assert isinstance(done, RestoreResult)
+    assert (prefix / "share/new").exists()
+    (kept,) = done.kept
+    assert kept in caplog.text
+    assert "has changed" in caplog.text
+    assert environment_status(store, prefix).kept == (kept,)
+    assert kept_data(prefix) == ["other results"]
+    assert not inodes & {path.stat().st_ino for path in prefix.rglob("*") if path.is_file()}
+    assert restore_to(store, prefix, on_change="aside") == replace(done, present=True, seconds=ANY, size=0)
+
+
+@pytest.mark.parametrize("step", [None, 2, 4])
+def test_changed_environments_in_mount_points_are_kept_inside(
+    packed: Store, scratch: Path, step: int | None
+) -> None:
+    """Also if the process is killed while it exchanges what is in them."""
+    prefix = scratch / "work"
+    prefix.mkdir()
+    with mounted("tmpfs", prefix, scratch / "volume"):
+        assert isinstance(restore_to(packed, prefix, "work@~1"), RestoreResult)
+        (prefix / DATA).write_text("other results")
+        if step is not None:
+            arguments = (step, Restored(packed, prefix), "aside")
+            process = forking.Process(target=restore_until, args=arguments)
+            process.start()
+            process.join(60)
+            assert process.exitcode == -signal.SIGKILL
+        assert isinstance(restore_to(packed, prefix, on_change="aside"), RestoreResult)
+        assert (prefix / "share/new").exists()
+        assert [(top / DATA).read_text() for top in prefix.glob("work.replaced-*")] == ["other results"]
+
+
+def test_unknown_environments_are_kept_aside(own_store: Restored) -> None:
+    store, prefix = own_store
+    shutil.rmtree(prefix / ".snapper")
+    assert isinstance(restore_to(store, prefix), RestoreFailure)
+    assert isinstance(restore_to(store, prefix, on_change="aside"), RestoreResult)
+    assert kept_data(prefix) == ["other results"]
+
+
+def test_changed_environments_are_packed_first(
+    own_store: Restored, scratch: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The current snapshot stays that for others, and the snapshot before it is the same."""
+    store, prefix = own_store
+    before = read_ref(store, "work").ref
+    assert isinstance(restore_to(store, prefix, on_change="pack"), RestoreResult)
+    after = read_ref(store, "work").ref
+    assert (after.current, lineage(after)) == (before.current, lineage(before))
+    assert after.history[: len(before.history)] == before.history
+    saved, returned = after.history[len(before.history) :]
+    assert (saved.action, returned.action, returned.snapshot) == ("pack", "rollback", before.current)
+    assert saved.snapshot[:12] in caplog.text
+    assert (prefix / "share/new").exists()
+    assert "other results" in packed_data(store, scratch)
+    assert kept_data(prefix) == []
+
+
+def link_source(prefix: Path) -> None:
+    """Make an editable install, with which nothing is packed."""
+    (prefix.parent / "source").mkdir()
+    (prefix.parent / "source/thing.py").touch()
+    (prefix / SITE / "__editable__.thing-1.pth").write_text(f"{prefix.parent}/source\n")
+
+
+def write_reserved(prefix: Path) -> None:
+    """Write what no snapshot can have."""
+    (prefix / "notes/.draft.snapper").mkdir(parents=True)
+    (prefix / "notes/.draft.snapper/text").touch()
+
+
+@events((link_source, write_reserved))
+def test_what_cannot_be_packed_is_not_replaced(event: Event, own_store: Restored) -> None:
+    store, prefix = own_store
+    event(prefix)
+    failure = restore_to(store, prefix, on_change="pack")
+    assert isinstance(failure, RestoreFailure)
+    assert (prefix / DATA).read_text() == "other results"
+
+
+STEPS = (
+    (staging, "move"),
+    (staging, "exchange"),
+    (remains, "move"),
+    (remains, "keep"),
+    (contents, "move_anyway"),
+    (contents, "put_in_place"),
+    (replaced, "move"),
+    (LocalStore, "put"),
+    (LocalStore, "replace"),
+    (state, "write"),
+)
+
+
+def restore_until(step: int, own_store: Restored, on_change: OnChange) -> None:
+    """Restore, and kill this process before that step."""
+    steps, process = itertools.count(), os.getpid()
+
+    def before(real: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            if os.getpid() == process and next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return run
+
+    for owner, name in STEPS:
+        setattr(owner, name, before(getattr(owner, name)))
+    restore_to(*own_store, on_change=on_change)
+
+
+@pytest.mark.parametrize(("on_change", "stride"), [("aside", 1), ("pack", 5)])
+def test_kills_lose_nothing(on_change: OnChange, stride: int, own_store: Restored, scratch: Path) -> None:
+    """A pack has many steps before anything is replaced, so only some of them are tried."""
+    store, prefix = own_store
+    for step in itertools.count(0, stride):
+        process = forking.Process(target=restore_until, args=(step, own_store, on_change))
+        process.start()
+        process.join(60)
+        remove_leftover_staging(prefix)
+        is_new = (prefix / "share/new").exists()
+        assert is_new or (prefix / DATA).read_text() == "other results"
+        assert isinstance(restore_to(store, prefix, on_change=on_change), RestoreResult)
+        saved = kept_data(prefix) if on_change == "aside" else packed_data(store, scratch)
+        assert "other results" in saved, step
+        if process.exitcode == 0:
+            break
+        for path in scratch.iterdir():
+            if path.name.startswith(("work", "other")):
+                shutil.rmtree(path)
+        assert isinstance(restore_to(store, prefix, "work@~1"), RestoreResult)
+        (prefix / DATA).write_text("other results")
+    assert step > 3

@@ -16,6 +16,7 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.selection import NamePatterns
+from snapper.settings.keys import OnChange
 from snapper.settings.resolution import load_settings
 from snapper.store import Store
 
@@ -27,13 +28,15 @@ def restore(
     prefix: str | Path | None = None,
     envs_dir: str | Path | None = None,
     replace: bool = False,
+    on_change: OnChange | None = None,
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> RestoreResult:
     """Restore one snapshot and register its kernels; an environment that is already in place is left as it is.
 
     `prefix` or `envs_dir` name the target; by default it is chosen as the command line does. `replace` overwrites local
-    changes. Raise NotInStore, TargetOccupied, PlatformMismatch, PrefixTooLong, InsufficientSpace, PermissionDenied,
+    changes; `on_change` says what to do with an environment with which changes would be lost (default: the setting).
+    Raise NotInStore, TargetOccupied, PlatformMismatch, PrefixTooLong, InsufficientSpace, PermissionDenied,
     Corrupted, and what stores raise; what was at the target is then unchanged.
     """
     request = RestoreRequest(
@@ -41,6 +44,7 @@ def restore(
         prefix=optional_prefix(prefix),
         envs_dir=optional_envs_dir(envs_dir),
         replace=replace,
+        on_change=on_change or load_settings().on_change,
     )
     complete_interrupted_swaps()
     (outcome,) = restore_requests(store, [request], jobs=jobs or load_settings().jobs, progress=progress)
@@ -57,18 +61,21 @@ def restore_all(
     first: Sequence[str] = (),
     envs_dir: str | Path | None = None,
     replace: bool = False,
+    on_change: OnChange | None = None,
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Iterator[RestoreResult | RestoreFailure]:
     """Restore all environments of the store, or those whose names match the patterns; yield the outcome of each.
 
-    A failure does not stop the others. Environments with local changes are left as they are unless `replace`. Those
+    A failure does not stop the others. Environments with local changes are left as they are unless `replace`, or
+    treated as `on_change` says if there is another snapshot. Those
     that match `first` are restored first, then the most recently used.
     """
     settings = load_settings()
     options = RestoreOptions(
         envs_dir=optional_envs_dir(envs_dir),
         replace=replace,
+        on_change=on_change or settings.on_change,
         first=tuple(first) or settings.first,
         jobs=jobs or settings.jobs,
     )

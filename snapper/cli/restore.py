@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,25 @@ TargetOption = Annotated[
 ReplaceOption = Annotated[
     bool, typer.Option("--replace", help="Overwrite local changes in existing environments.")
 ]
+
+
+class ChangeMode(str, Enum):
+    """What to do with changed environments: snapper.settings.keys.OnChange as choices of an option."""
+
+    REFUSE = "refuse"
+    ASIDE = "aside"
+    PACK = "pack"
+
+
+OnChangeOption = Annotated[
+    ChangeMode | None,
+    typer.Option(
+        "--on-change",
+        metavar="MODE",
+        help="Where changes would be lost: refuse, keep the environment aside, or pack it first "
+        "(default: the setting 'on_change', else refuse).",
+    ),
+]
 BudgetOption = Annotated[
     float | None,
     typer.Option(
@@ -66,6 +86,7 @@ def restore(
     prefix: TargetOption = None,
     envs_dir: EnvsDirOption = None,
     replace: ReplaceOption = False,
+    on_change: OnChangeOption = None,
     budget: BudgetOption = None,
     store: StoreOption = None,
     jobs: JobsOption = None,
@@ -97,6 +118,7 @@ def restore(
         prefix=absolute_directory(prefix) if prefix else None,
         envs_dir=resolve_envs_dir(envs_dir),
         replace=replace,
+        on_change=on_change.value if on_change else settings.on_change,
         first=settings.first,
         jobs=jobs or settings.jobs,
     )

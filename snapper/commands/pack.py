@@ -34,7 +34,7 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.checked_layers import CheckedLayers
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
-from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
+from snapper.repository.refs import VersionedRef, add_to_history, advance_ref, environment_names, find_ref
 from snapper.repository.snapshots import (
     has_encoded_snapshot,
     require_layers,
@@ -55,7 +55,8 @@ class PackOptions:
     Files that the environment's index vouches for are not read, unless the pack is `full`; the snapshot is the same.
     An environment with a `foreign_prefix` is recorded as imported, and nothing is written into its directory. With
     `force`, the snapshot is published even if someone else has published one in the meantime. An `only_new` one is
-    not published if the store has the environment with another snapshot.
+    not published if the store has the environment with another snapshot. One that is `kept_in_history` does not become
+    the current snapshot if there is another.
     """
 
     message: str = ""
@@ -66,6 +67,7 @@ class PackOptions:
     full: bool = False
     force: bool = False
     only_new: bool = False
+    kept_in_history: bool = False
 
 
 _DEFAULT_OPTIONS = PackOptions()
@@ -170,7 +172,10 @@ def _publish(
     added_size = sum(packed.added.values()) + _write_snapshot(store, intent, packed, is_published=not is_new)
     if is_new:
         entry = _history_entry(source, packed, options.message, added_size)
-        advance_ref(store, name, entry, published, force=options.force)
+        if options.kept_in_history and published is not None:
+            add_to_history(store, name, entry)
+        else:
+            advance_ref(store, name, entry, published, force=options.force)
         require_snapshot(store, packed.encoded, packed.snapshot.layers)
     return _Publication(is_new, added_size, newer)
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -24,13 +24,15 @@ from snapper.environment.kept import kept_beside
 from snapper.environment.locations import register_with_conda
 from snapper.environment.own_locations import remember_location
 from snapper.environment.staging_lock import staging_path
-from snapper.errors import SnapperError, TooManyFiles, UnexpectedError
+from snapper.errors import SnapperError, TargetOccupied, TooManyFiles, UnexpectedError
 from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.errors import map_os_error
 from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.repository.refs import read_ref
+from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.destinations import UnusedLocation
-from snapper.restoring.inspection import inspect_request
+from snapper.restoring.inspection import InspectedRequest, inspect_request
 from snapper.restoring.leftovers import remove_leftover_staging
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
 from snapper.restoring.target import RestoreTarget
@@ -153,6 +155,9 @@ class _Restore:
         started = time.monotonic()
         try:
             inspected = inspect_request(self._store, located)
+            conflict = inspected.target.conflict
+            if conflict and located.request.on_change == "pack":
+                inspected = self._pack_first(located, inspected, conflict)
             if inspected.target.present:
                 state.remove_leftovers(inspected.target.prefix)
                 return self._register(self._registrar, inspected.request, inspected.target, started)
@@ -171,6 +176,39 @@ class _Restore:
             return plan
         except Exception as error:  # whatever is wrong with one environment must not stop the others
             return self._fail(located.request, error)
+
+    def _pack_first(
+        self, located: LocatedRequest, inspected: InspectedRequest, conflict: TargetOccupied
+    ) -> InspectedRequest:
+        """Pack the environment at the target into its history, and inspect it again; raise TargetOccupied.
+
+        What is restored is the same snapshot as before.
+        """
+        from snapper.commands.pack import PackOptions, pack  # noqa: PLC0415 - not needed if nothing has changed
+
+        target = inspected.target
+        assert target.directory is not None
+        message = "changes found when another snapshot was restored"
+        options = PackOptions(message=message, kept_in_history=True)
+        try:
+            packed = pack(self._store, target.directory, target.name, options)
+        except SnapperError as error:
+            reason = f"{conflict.reason}, and it cannot be packed: {error.message}"
+            raise TargetOccupied(conflict.prefix, reason, error.hint) from None
+        logger.warning(
+            "%s: %s; it was packed as snapshot %s, which is in the history of %s",
+            target.prefix,
+            conflict.reason,
+            packed.snapshot_id[:12],
+            target.name,
+        )
+        spec = SnapshotSpec(target.name, target.snapshot_id)
+        request = replace(located.request, spec=spec)
+        ref = read_ref(self._store, target.name).ref
+        again = inspect_request(self._store, located._replace(request=request, ref=ref))
+        if again.target.conflict:  # with what no snapshot can have
+            raise again.target.conflict
+        return again
 
     def _limit_memory(self, plans: list[RestorePlan]) -> Iterator[RestoreFailure]:
         """Give up those with the largest snapshots while all take too much memory together."""

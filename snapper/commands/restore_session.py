@@ -27,6 +27,7 @@ from snapper.repository.refs import invalid_entry, list_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.selection import NamePatterns, rank_names
+from snapper.settings.keys import OnChange
 from snapper.settings.log_file import open_log
 from snapper.store import Store
 
@@ -38,6 +39,7 @@ class RestoreOptions:
     prefix: Path | None = None
     envs_dir: Path | None = None
     replace: bool = False
+    on_change: OnChange = "refuse"
     first: tuple[str, ...] = ()
     jobs: int | None = None
 
@@ -187,6 +189,7 @@ def _requests(
             envs_dir=options.envs_dir,
             replace=options.replace,
             keep_changed=keep_changed,
+            on_change=options.on_change,
             rank=ranks[spec.environment],
         )
         for spec in specs

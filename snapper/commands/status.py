@@ -27,7 +27,7 @@ from snapper.restoring.errors import pack_command
 from snapper.restoring.local_changes import FEW_BYTES, find_local_changes
 from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.restoring.target import check_replaceable
-from snapper.settings.resolution import resolve_envs_dir
+from snapper.settings.resolution import load_settings, resolve_envs_dir
 from snapper.store import Store
 
 #: `unchanged` or `changed` since the environment was packed or restored; `unknown` if snapper has no record of that;
@@ -161,7 +161,12 @@ def _stored_status(store: Store, entry: StoredEnvironment) -> EnvironmentStatus:
     if ref is None:
         return absent
     absent = replace(absent, current=ref.current)
-    request = RestoreRequest(SnapshotSpec(entry.name), envs_dir=resolve_envs_dir(None), keep_changed=True)
+    request = RestoreRequest(
+        SnapshotSpec(entry.name),
+        envs_dir=resolve_envs_dir(None),
+        keep_changed=True,
+        on_change=load_settings().on_change,
+    )
     try:
         prefix = choose_prefix(ref, request)
         if _is_restored_at(prefix, ref):

@@ -38,6 +38,9 @@ LEAVING, ENTERING = "leaving", "entering"
 #: The beginning of the name of the replaced directory once it has been checked.
 REPLACED = "replaced"
 
+#: The time in such a name if nothing of the directory may be removed.
+KEEP_ALL = 0
+
 #: What is exchanged with the target: at first the new directory, then the replaced one.
 UNCHECKED = "unchecked"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -152,6 +153,29 @@ def advance_ref(
             if not force:
                 raise
             current = find_ref(store, name)
+
+
+def add_to_history(store: Store, name: str, entry: HistoryEntry) -> None:
+    """Append the entry to the environment's history, and a rollback to the current snapshot, in one step.
+
+    The current snapshot stays that, at every moment. Raise NotInStore.
+    """
+    while True:
+        current = read_ref(store, name)
+        origin = origin_entry(current.ref, current.ref.current) or current.ref.latest
+        back = replace(
+            origin,
+            action=ROLLBACK,
+            time=entry.time,
+            user=entry.user,
+            host=entry.host,
+            message="",
+            added_size=0,
+        )
+        with suppress(ConcurrentUpdate):
+            history = (*current.ref.history, entry, back)
+            _replace(store, replace(current.ref, history=history), current.version)
+            return
 
 
 def find_ref(store: Store, name: str) -> VersionedRef | None:

@@ -24,6 +24,7 @@ from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer
 from snapper.restoring.plan import RestorePlan, split_into_waves
+from snapper.restoring.replaced import Kept
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
 from snapper.restoring.swap import Staged, stage
 from snapper.restoring.target import RestoreTarget, check_replaced, inspect_target
@@ -138,7 +139,8 @@ class _Wave:
     def _link_unchanged(self, plan: RestorePlan, staging: Staged, resources: ExitStack) -> _StagedRestore:
         prefix, snapshot = plan.target.prefix, plan.snapshot
         unpacker = SnapshotUnpacker(snapshot.layers, staging.handle, str(prefix), snapshot.altered_paths)
-        if staging.can_link:
+        # What is kept must not share files with the new environment.
+        if staging.can_link and plan.target.conflict is None:
             with _plan_errors(plan):
                 self._advance(plan, unpacker.link_unchanged(prefix, self._workers))
         read = {snapshot.layers[number].digest for number in unpacker.missing}
@@ -236,15 +238,16 @@ class _Wave:
         restored: PinnedDirectory,
         linked: frozenset[int],
         discarded: list[str],
-    ) -> Tree:
+    ) -> Tree | Kept:
         """Raise TargetOccupied if something is lost with the open directory that was at the target.
 
-        Return what is in it; `discarded` gets a description of what is lost because the request says so.
+        Return what is in it, or that all of it is to be kept; `discarded` gets a description of what is lost because
+        the request says so.
         """
         directory = PinnedDirectory(plan.target.prefix, os.dup(replaced))
         checked = check_replaced(self._store, directory, plan.target, plan.request, restored, linked)
         discarded.append(checked.discarded)
-        return checked.tree
+        return Kept(checked.conflict.reason) if checked.conflict else checked.tree
 
 
 def _plan_errors(plan: RestorePlan) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snapper.environment import conda
 from snapper.environment.drift import LocalChanges
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
@@ -22,6 +23,9 @@ from snapper.process.identity import current_user
 #: What the operating system reports if members of a snapshot contradict each other, such as a file at the path of a
 #: directory: nothing else writes to a staging directory.
 _CONTRADICTIONS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT)
+
+#: How many of the paths are named that a replacement discards.
+_MOST_NAMED = 5
 
 
 @contextmanager
@@ -123,3 +127,13 @@ def describe_changes(changes: LocalChanges | None, most: int = 1) -> str:
         f"; {len(changes.drift.modified)} of them possibly, as they could not be compared: {changes.problem}"
     )
     return f"{files}, such as {', '.join(map(repr, changed[:most]))}{problem}"
+
+
+def describe_discarded(environment: InstalledEnvironment) -> str:
+    """Return what a replacement discards of what is at the prefix; empty if that is only a snapshot."""
+    if not conda.is_environment(environment.prefix):
+        return ""
+    if environment.state is None:
+        return "an environment that snapper had neither packed nor restored"
+    drift = environment.drift()
+    return describe_changes(LocalChanges(drift) if drift else None, _MOST_NAMED)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment.contents import complete, exchange_contents, unfinished
 from snapper.environment.foreign import is_foreign
-from snapper.environment.staging_lock import INSIDE, TREE, lock_staging
-from snapper.environment.tree import Tree, walk
+from snapper.environment.staging_lock import INSIDE, KEEP_ALL, TREE, lock_staging
+from snapper.environment.tree import walk
 from snapper.errors import TargetOccupied
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
@@ -30,7 +30,7 @@ from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import check_free
 from snapper.restoring.parent import open_parent
 from snapper.restoring.remains import remove_remains
-from snapper.restoring.replaced import KeepingPlace, Seen, next_tick
+from snapper.restoring.replaced import Check, KeepingPlace, Seen, next_tick, seen_by
 from snapper.restoring.staged_tree import AGAIN, StagedTree
 
 
@@ -49,14 +49,12 @@ class StagingInPlace(StagedTree):
     def can_link(self) -> bool:
         return not self.is_in_image
 
-    def swap(
-        self, check: Callable[[int], Tree | None] = lambda _: None, shared: frozenset[int] = frozenset()
-    ) -> PinnedDirectory:
+    def swap(self, check: Check = lambda _: None, shared: frozenset[int] = frozenset()) -> PinnedDirectory:
         """Put the contents of the tree into the directory at the target, and return that.
 
-        `check` inspects the directory by its descriptor before, and returns what it has seen: what is written to it
-        since will not be removed. If it raises an error, nothing has happened. `shared` are the inodes of files that
-        are linked into the tree.
+        `check` inspects the directory by its descriptor before, and returns what it has seen, or that all is to be
+        kept: what is written to it since will not be removed. If it raises an error, nothing has happened. `shared` are
+        the inodes of files that are linked into the tree.
 
         Raise what `check` does, and TargetOccupied if the directory has been replaced, or if the tree has something in
         the place of what is not part of the environment.
@@ -65,7 +63,9 @@ class StagingInPlace(StagedTree):
             raise TargetOccupied(str(self.target), "it was replaced while restoring", AGAIN)
         check_free(self.environment, self.descriptor, self.target)
         since = next_tick(self.directory)
-        seen = Seen(check(self.environment), shared)
+        seen = seen_by(check(self.environment), shared)
+        if seen.kept:
+            since = KEEP_ALL
         replaced = exchange_contents(self.environment, self.directory, self.tree.name, since)
         self.seen[replaced] = seen
         return PinnedDirectory(self.target, os.dup(self.environment))

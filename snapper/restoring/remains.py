@@ -10,6 +10,7 @@ from pathlib import Path
 from snapper.environment.foreign import foreign_names
 from snapper.environment.staging_lock import (
     CREATED,
+    KEEP_ALL,
     KEPT,
     LOCK,
     TREE,
@@ -68,14 +69,9 @@ def _remove(name: str, directory: int, place: KeepingPlace, target: Path, seen: 
         if name == KEPT or name.startswith(CREATED):
             _remove_created(tree, Entry(directory, name), place, target)
             return
-        nested = foreign_names(tree)
-        if nested:
-            keep(
-                Entry(directory, name),
-                place,
-                target,
-                f"{nested[0]!r} could not be moved to the new directory",
-            )
+        reason = _why_kept(tree, name, seen)
+        if reason:
+            keep(Entry(directory, name), place, target, reason)
             return
         if name not in seen:
             checked = replaced_name(next_tick(directory))
@@ -87,6 +83,14 @@ def _remove(name: str, directory: int, place: KeepingPlace, target: Path, seen: 
                 keep(Entry(directory, name), place, target, "it changed, or snapper was killed")
                 return
     remove_unchanged(name, directory, place, target, seen.get(name, Seen()))
+
+
+def _why_kept(tree: int, name: str, seen: Mapping[str, Seen]) -> str:
+    """Return why all of an open directory is kept, whatever is in it; empty if it is not. May raise OSError."""
+    if time_in_name(name) == KEEP_ALL:
+        return seen[name].kept if name in seen else "snapper was killed"
+    nested = foreign_names(tree)
+    return f"{nested[0]!r} could not be moved to the new directory" if nested else ""
 
 
 def _remove_created(tree: int, entry: Entry, place: KeepingPlace, target: Path) -> None:

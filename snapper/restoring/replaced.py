@@ -71,11 +71,27 @@ _OPEN_ON_NFS = re.compile(r"\.nfs[0-9a-f]+\Z")
 class Seen(NamedTuple):
     """What the check has seen in a directory, and the inodes of the files that the new tree had before the swap, too.
 
-    Without a `tree`, the index in the directory tells what was there.
+    Without a `tree`, the index in the directory tells what was there. `kept` is why nothing may be removed, if so.
     """
 
     tree: Tree | None = None
     shared: frozenset[int] = frozenset()
+    kept: str = ""
+
+
+class Kept(NamedTuple):
+    """What a check returns if all of a directory is to be kept: the reason."""
+
+    reason: str
+
+
+#: Inspects an open directory that is replaced, and returns what it has seen.
+Check = Callable[[int], Tree | Kept | None]
+
+
+def seen_by(checked: Tree | Kept | None, shared: frozenset[int]) -> Seen:
+    """Return what a check has seen in a directory that shares files of these inodes with the new one."""
+    return Seen(None, shared, checked.reason) if isinstance(checked, Kept) else Seen(checked, shared)
 
 
 class KeepingPlace(NamedTuple):

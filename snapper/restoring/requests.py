@@ -14,6 +14,7 @@ from snapper.format.model import Ref
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.destinations import Destination, Destinations
+from snapper.settings.keys import OnChange
 from snapper.store import Store
 
 
@@ -22,7 +23,8 @@ class RestoreRequest:
     """One environment to restore.
 
     `prefix` or `envs_dir` name the target, else it is chosen. `replace` allows local changes to be lost; `keep_changed`
-    leaves a changed environment as it is. Requests of a lower `rank` are restored first.
+    leaves a changed environment as it is. `on_change` says what to do if something else would be lost with one.
+    Requests of a lower `rank` are restored first.
     """
 
     spec: SnapshotSpec
@@ -30,6 +32,7 @@ class RestoreRequest:
     envs_dir: Path | None = None
     replace: bool = False
     keep_changed: bool = False
+    on_change: OnChange = "refuse"
     rank: int = 0
 
 

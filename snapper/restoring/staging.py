@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from snapper.environment import conda
 from snapper.environment.staging_lock import (
     CHECKING,
     CREATED,
+    KEEP_ALL,
     KEPT,
     OLD,
     TREE,
@@ -38,7 +39,6 @@ from snapper.environment.staging_lock import (
     replaced_name,
     staging_path,
 )
-from snapper.environment.tree import Tree
 from snapper.errors import TargetOccupied
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
@@ -53,9 +53,11 @@ from snapper.restoring.nested import check_movable, merge, put_back, recover
 from snapper.restoring.parent import open_parent
 from snapper.restoring.remains import remove_remains
 from snapper.restoring.replaced import (
+    Check,
     KeepingPlace,
     Seen,
     next_tick,
+    seen_by,
 )
 from snapper.restoring.staged_tree import AGAIN, StagedTree
 
@@ -75,14 +77,13 @@ class Staging(StagedTree):
             return True
         return is_renamable(self.entry, Entry(self.entry.directory, staging_path(self.target).name))
 
-    def swap(
-        self, check: Callable[[int], Tree | None] = lambda _: None, shared: frozenset[int] = frozenset()
-    ) -> PinnedDirectory:
+    def swap(self, check: Check = lambda _: None, shared: frozenset[int] = frozenset()) -> PinnedDirectory:
         """Put the tree at the target, and return it there; in one step if the system can exchange directories.
 
         The target is opened and replaced if it is still the same directory. What is not part of it moves into the new
-        one right after that. Then `check` inspects what was there by the descriptor, and returns what it has seen: no
-        program finds the directory by its path any more, and what is written to it in other ways will not be removed.
+        one right after that. Then `check` inspects what was there by the descriptor, and returns what it has seen, or
+        that all is to be kept: no program finds the directory by its path any more, and what is written to it in other
+        ways will not be removed.
         If it raises an error, the target is put back. What was at the target is in the staging directory then. `shared`
         are the inodes of files at the target that are linked into the tree.
 
@@ -100,7 +101,7 @@ class Staging(StagedTree):
             os.fchmod(self.descriptor, mode)
         return self.pin()
 
-    def _replace(self, old: int, check: Callable[[int], Tree | None], shared: frozenset[int]) -> None:
+    def _replace(self, old: int, check: Check, shared: frozenset[int]) -> None:
         """Replace the open directory at the target; if that or the check fails, everything is as it was."""
         mode = make_writable(old)
         replaced = None
@@ -112,7 +113,9 @@ class Staging(StagedTree):
                 aside = self._exchange(old, replaced)
                 put_back(old, self.descriptor, self.directory, self.target)
                 move(aside, checking)
-            seen = Seen(check(old), shared)
+            seen = seen_by(check(old), shared)
+            if seen.kept:
+                replaced = Entry(self.directory, replaced_name(KEEP_ALL))
             move(checking, replaced)
             self.seen[replaced.name] = seen
         except BaseException:

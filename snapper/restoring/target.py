@@ -37,7 +37,7 @@ from snapper.repository.snapshots import has_snapshot, read_snapshot, require_la
 from snapper.repository.specs import resolve_in_ref
 from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.errors import (
-    describe_changes,
+    describe_discarded,
     how_to_save,
     occupied_by_changes,
     occupied_by_link,
@@ -57,16 +57,13 @@ ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
 _ELSEWHERE_OR_MOVE = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
 _AGAIN = "Restore again."
 
-#: How many of the paths are named that a replacement discards.
-_MOST_NAMED = 5
-
 
 @dataclass(frozen=True)
 class RestoreTarget:
     """A snapshot and the prefix to restore it to; `present` if it is there already.
 
     `directory` is the environment that is there, or has been restored; `changed` is how many of its files differ from
-    the snapshot, as far as that was looked for.
+    the snapshot, as far as that was looked for. `conflict` says what would be lost with it, if anything.
     `instead_of` is the current snapshot of the environment if the cache of an offline store has only this one.
     `unused_location` is where the environment was packed if it is restored elsewhere and nobody asked for that.
     """
@@ -77,6 +74,7 @@ class RestoreTarget:
     present: bool
     directory: PinnedDirectory | None = None
     changed: int = 0
+    conflict: TargetOccupied | None = None
     instead_of: str = ""
     unused_location: UnusedLocation | None = None
 
@@ -105,11 +103,11 @@ def inspect_target(
         if not again and (not is_kept or environment.is_touched()):
             environment = _with_correct_modes(environment)
             changed = _count_changes(store, environment) if is_kept else 0
-        check_replaceable(store, environment, ref, snapshot_id, request, again=again)
+        conflict = check_replaceable(store, environment, ref, snapshot_id, request, again=again)
         present = is_present(store, environment, snapshot_id, request)
     except NotAnEnvironment:  # it was one
         raise TargetOccupied(str(prefix), "it was replaced while it was inspected", _AGAIN) from None
-    return RestoreTarget(ref, snapshot_id, prefix, present, _directory(environment), changed)
+    return RestoreTarget(ref, snapshot_id, prefix, present, _directory(environment), changed, conflict)
 
 
 def _with_correct_modes(environment: InstalledEnvironment) -> InstalledEnvironment:
@@ -159,9 +157,10 @@ def check_replaceable(
     request: RestoreRequest,
     *,
     again: bool = False,
-) -> None:
+) -> TargetOccupied | None:
     """Raise TargetOccupied if restoring the snapshot to the environment's prefix would lose something.
 
+    Return the error instead if what would be lost can be kept, and the request does not refuse that.
     A prefix where the snapshot is present passes, also if root has installed it. What is of another user never does. A
     second inspection (`again`) does not compare the files of another snapshot with the index: the last one, before the
     swap, does.
@@ -171,29 +170,36 @@ def check_replaceable(
         check_parent(prefix)
     status = _status(prefix)
     if status is None:
-        return
+        return None
     if not is_of_this_user(status):
         if not (is_own(status) and is_present(store, environment, snapshot_id, request)):
             raise occupied_by_other(prefix, status, has_to_stay=is_staged_inside(prefix))
-        return
+        return None
     if is_present(store, environment, snapshot_id, request):
-        return
+        return None
     _check_no_mounts(prefix, prefix)
     if _is_replaceable_directory(prefix):
-        return
+        return None
     if prefix.is_symlink():
         raise occupied_by_link(prefix)  # links are never replaced
-    _check_environment(store, environment, ref, snapshot_id, request, again=again)
+    conflict = _find_conflict(store, environment, ref, snapshot_id, request, again=again)
     installed = environment.state
     if installed and not request.replace and (not again or installed.snapshot == snapshot_id):
-        _check_none_changed(environment, _find_changes(store, environment))
+        conflict = conflict or _changes_conflict(environment, _find_changes(store, environment))
+    if conflict and request.on_change == "refuse":
+        raise conflict
+    return conflict
 
 
 class Replaced(NamedTuple):
-    """What was in a directory that a snapshot has replaced, and a description of what is `discarded` of it."""
+    """What was in a directory that a snapshot has replaced, and a description of what is `discarded` of it.
+
+    If all of it is to be kept, the `conflict` says why.
+    """
 
     tree: Tree
     discarded: str = ""
+    conflict: TargetOccupied | None = None
 
 
 def check_replaced(
@@ -207,7 +213,8 @@ def check_replaced(
     """Raise TargetOccupied if something is lost with a directory that the snapshot has replaced.
 
     `restored` takes its place. Both have the files whose inodes are `shared`. Something is discarded if the request
-    says so, and this is the environment that was inspected.
+    says so, and this is the environment that was inspected. All of it is kept if the request says so, unless it was
+    found only now that something would be lost: then the two share files.
     """
     _check_no_mounts(replaced.path, replaced.descriptor)
     if _has_only_shared(replaced.path, replaced.descriptor):
@@ -216,7 +223,7 @@ def check_replaced(
     if request.replace and not (inspected and os.path.samestat(inspected.status, replaced.status)):
         raise TargetOccupied(str(replaced), "it was replaced while restoring", _AGAIN)
     environment = InstalledEnvironment(replaced)
-    _check_environment(store, environment, target.ref, target.snapshot_id, request, again=False)
+    conflict = _find_conflict(store, environment, target.ref, target.snapshot_id, request, again=False)
     if (shared_directory := find_shared_directory(environment.directory, environment.tree)) is not None:
         raise occupied_by_shared(environment.prefix, shared_directory)
     if request.replace:
@@ -225,11 +232,13 @@ def check_replaced(
         from snapper.restoring.local_changes import find_hidden_changes  # noqa: PLC0415 - as above
 
         changes = find_hidden_changes(store, environment, restored, shared)
-        _check_none_changed(environment, changes)
-    return Replaced(environment.tree)
+        conflict = conflict or _changes_conflict(environment, changes)
+    if conflict and (request.on_change != "aside" or shared):
+        raise conflict
+    return Replaced(environment.tree, conflict=conflict)
 
 
-def _check_environment(
+def _find_conflict(
     store: Store,
     environment: InstalledEnvironment,
     ref: Ref,
@@ -237,25 +246,31 @@ def _check_environment(
     request: RestoreRequest,
     *,
     again: bool,
-) -> None:
-    """Raise TargetOccupied if replacing an environment of this user would lose something."""
+) -> TargetOccupied | None:
+    """Return the error if replacing an environment of this user would lose something that can be kept; or raise it.
+
+    It is raised if the request says so, and if the environment must stay where it is.
+    """
     prefix = environment.prefix
     _check_contains_no_used_directory(environment, store)
-    installed = environment.state
+    installed, conflict = environment.state, None
     if installed is None and (not request.replace or why_of_unknown_origin(environment.directory)):
-        raise occupied_by_unknown(environment.directory, how_to_save(prefix))
+        conflict = occupied_by_unknown(environment.directory, how_to_save(prefix))
+        if request.on_change == "refuse" or why_of_unknown_origin(environment.directory):
+            raise conflict
     if others_may_write(prefix, environment.directory.status, environment.directory.descriptor):
         raise occupied_by_shared(prefix)
     if not again:
         _check_nothing_inside(environment, request)
     if installed is None:
-        return
+        return conflict
     _check_same_environment(prefix, ref, installed, snapshot_id)
     if not (request.replace or again or installed.snapshot == snapshot_id):
         reason = _why_not_stored(store, ref, environment, installed.snapshot)
         if reason:
             reason = f"it is snapshot {installed.snapshot[:12]}, which {reason}"
-            raise TargetOccupied(str(prefix), reason, how_to_save(prefix))
+            return TargetOccupied(str(prefix), reason, how_to_save(prefix))
+    return None
 
 
 def _check_no_mounts(prefix: Path, directory: Path | int) -> None:
@@ -346,20 +361,12 @@ def _why_not_stored(store: Store, ref: Ref, environment: InstalledEnvironment, s
     return ""
 
 
-def _check_none_changed(environment: InstalledEnvironment, changes: LocalChanges | None) -> None:
-    """Raise TargetOccupied if there are changes, or it is unknown whether there are any."""
-    if changes is None or changes.drift.paths:
-        raise occupied_by_changes(environment, changes)
-
-
-def describe_discarded(environment: InstalledEnvironment) -> str:
-    """Return what a replacement discards of what is at the prefix; empty if that is only a snapshot."""
-    if not conda.is_environment(environment.prefix):
-        return ""
-    if environment.state is None:
-        return "an environment that snapper had neither packed nor restored"
-    drift = environment.drift()
-    return describe_changes(LocalChanges(drift) if drift else None, _MOST_NAMED)
+def _changes_conflict(
+    environment: InstalledEnvironment, changes: LocalChanges | None
+) -> TargetOccupied | None:
+    """Return the error if there are changes, or if it is unknown whether there are any."""
+    has_changed = changes is None or changes.drift.paths
+    return occupied_by_changes(environment, changes) if has_changed else None
 
 
 def _check_contains_no_used_directory(environment: InstalledEnvironment, store: Store) -> None:

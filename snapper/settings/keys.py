@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from snapper.errors import UsageError, suggest_name
 from snapper.settings.directories import absolute_directory, default_cache_directory, default_store_directory
 
 Value = str | int | float | tuple[str, ...] | None
+
+#: What to do with an environment with which data would be lost: leave it, keep it beside the restored one, or pack it.
+OnChange = Literal["refuse", "aside", "pack"]
 
 #: The value that turns a setting off.
 OFF = "off"
@@ -103,6 +107,15 @@ def _patterns(value: object) -> tuple[str, ...]:
     return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
 
 
+def _choice(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"it must be one of {', '.join(map(repr, choices))}")
+        return str(value)
+
+    return parse
+
+
 def _integer(lowest: int, highest: int) -> Callable[[object], int]:
     def parse(value: object) -> int:
         number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
@@ -156,6 +169,7 @@ SETTINGS: Mapping[str, SettingKey] = {
     "jobs": SettingKey(_integer(1, 64), lambda: None),
     "level": SettingKey(_integer(1, 19), lambda: 1),
     "budget": SettingKey(_seconds, lambda: None),
+    "on_change": SettingKey(_choice(*get_args(OnChange)), lambda: "refuse"),
     "caches": SettingKey(_patterns, lambda: (), is_list=True),
     "kernel_name": SettingKey(_template, lambda: "{env}-{kernel}"),
     "kernel_display_name": SettingKey(_template, lambda: "{language} ({env})"),

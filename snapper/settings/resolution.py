@@ -12,7 +12,7 @@ from snapper.errors import InvalidSettings, SnapperError
 from snapper.errors.redaction import redact_url
 from snapper.settings.directories import Platform, absolute_directory, detect_platform
 from snapper.settings.file import VARIABLE, SettingsFile, find_settings_file, ignored_settings_file
-from snapper.settings.keys import SETTINGS, Value, check_key, suggest_setting
+from snapper.settings.keys import SETTINGS, OnChange, Value, check_key, suggest_setting
 
 #: How the origin of a default begins.
 DEFAULT = "default"
@@ -38,6 +38,7 @@ class Settings:
     jobs: int | None
     level: int
     budget: float | None
+    on_change: OnChange
     caches: tuple[str, ...]
     kernel_name: str
     kernel_display_name: str
