@@ -262,7 +262,8 @@ def test_kernelspecs_that_cannot_be_carried_are_named(work: Path, machine: Machi
 
 
 def test_fields_logos_and_copies_of_registered_kernels_are_carried(work: Path, machine: Machine) -> None:
-    add_kernel(work, "text", argv=["run"], display_name="Text", language="text")
+    own = {"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": "0"}
+    add_kernel(work, "text", argv=["run"], display_name="Text", language="text", env=own)
     machine.run_json("pack", "work")
     machine.run_json("kernels", "register", "work")
     copy = shutil.copytree(kernels_dir(machine) / "work-text", kernels_dir(machine) / "gpu1")
@@ -280,7 +281,7 @@ def test_fields_logos_and_copies_of_registered_kernels_are_carried(work: Path, m
     assert registered(other) == ["gpu1", "rich", "work-text"]
     rich = json.loads((kernels_dir(other) / "rich/kernel.json").read_text())
     gpu = launch(kernels_dir(other) / "gpu1")
-    assert gpu.variables["CUDA_VISIBLE_DEVICES"] == "1"
+    assert (gpu.variables["CUDA_VISIBLE_DEVICES"], gpu.variables["OMP_NUM_THREADS"]) == ("1", "8")
     assert gpu.command[0] == f"{other.envs}/work/bin/run"
     assert launch(kernels_dir(other) / "rich").variables["DATA"] == f"{other.envs}/work/share"
     assert (rich["interrupt_mode"], rich["metadata"]["debugger"]) == ("message", True)

@@ -25,6 +25,7 @@ from snapper.format.constraints import is_valid_name
 from snapper.format.model import Kernel
 from snapper.kernels import launcher
 from snapper.kernels.access import Access
+from snapper.kernels.kernelspecs import LAUNCH_SCRIPT
 from snapper.kernels.naming import KernelNames
 from snapper.kernels.waiting import WaitingNotice, is_being_restored, read_notice, waiting_file, write_notice
 from snapper.process.identity import process_start_time
@@ -487,6 +488,43 @@ def test_packing_registers_kernels_of_known_environments(machine: Machine) -> No
     assert (kernels_dir(machine) / "one-text").is_dir()
 
 
+def test_packing_does_not_move_kernels_from_another_environment(machine: Machine) -> None:
+    """An environment is packed under the name of one that is on this machine, too, and has registered kernels."""
+    for name in ("team", "exp"):
+        add_kernel(make_data(machine.envs / name), "text", argv=["true"], display_name="T", language="text")
+    machine.run_json("pack", "team")
+    machine.run_json("kernels", "register", "team")
+    launcher_before = (kernels_dir(machine) / "team-text/launch.sh").read_text()
+    for _ in range(2):
+        assert machine.run_json("pack", "exp", "--name", "team")["registered"] == []
+    assert (kernels_dir(machine) / "team-text/launch.sh").read_text() == launcher_before
+
+
+def test_packing_names_kernels_that_it_adds_and_removes(machine: Machine) -> None:
+    """A kernel whose kernelspec cannot be read at the moment stays registered."""
+    prefix = make_data(machine.envs / "one")
+    for name in ("text", "old", "broken"):
+        add_kernel(prefix, name, argv=["true"], display_name=name, language=name)
+    machine.run_json("kernels", "register", "one")
+    add_kernel(prefix, "new", argv=["true"], display_name="N", language="new")
+    shutil.rmtree(prefix / "share/jupyter/kernels/old")
+    (prefix / "share/jupyter/kernels/broken/kernel.json").write_text("{")
+    told = machine.snapper("pack", "one").err
+    assert "kernel added to Jupyter: New (one), as one-new" in told
+    assert "kernel removed from Jupyter: Old (one), as one-old" in told
+    assert {path.name for path in kernels_dir(machine).iterdir()} == {"one-text", "one-new", "one-broken"}
+
+
+def test_kernels_registered_inside_of_an_environment_are_not_its_own(machine: Machine) -> None:
+    """Jupyter's data directory is in the environment."""
+    prefix = make_data(machine.envs / "one")
+    add_kernel(prefix, "text", argv=["true"], display_name="T", language="text")
+    for _ in range(2):
+        for command in (("kernels", "register", "one"), ("pack", "one")):
+            machine.snapper(*command, JUPYTER_DATA_DIR=str(prefix / "share/jupyter"))
+    assert sorted(os.listdir(prefix / "share/jupyter/kernels")) == ["one-text", "text"]
+
+
 def test_kernels_that_users_changed_are_theirs(machine: Machine) -> None:
     """Restores keep copies of registered kernels, changes, and files that the user has put beside them."""
     prefix = make_data(machine.envs / "one")
@@ -636,7 +674,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
         used,
     )
     script = launcher.render_launch_script(target).replace(launcher.SYSTEM_PATH, "/nonexistent")
-    (kernel / launcher.LAUNCH_SCRIPT).write_text(script)
+    (kernel / LAUNCH_SCRIPT).write_text(script)
     argv = [
         sys.executable, "-I", "-S", "-c",
         "import os, sys, json; print(json.dumps([sys.argv[1:], dict(os.environ)]))",
@@ -650,7 +688,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     def run(shell: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         program = [shutil.which(shell) or "", *(["sh"] if shell == "busybox" else [])]
         return subprocess.run(
-            [*program, "-u", kernel / launcher.LAUNCH_SCRIPT, *arguments],
+            [*program, "-u", kernel / LAUNCH_SCRIPT, *arguments],
             env={"PATH": str(programs), **variables},
             capture_output=True,
             text=True,
@@ -716,7 +754,7 @@ def test_launcher_reads_the_environment_each_time(
     prefix = tmp_path / "envs/it's"
     variables_d, state = prefix / "etc/conda/env_vars.d", prefix / "conda-meta/state"
     variables_d.mkdir()
-    (variables_d / "b.json").write_text('{"A": "b", "B": "b", "N": 1, "U": "u"}')
+    (variables_d / "b.json").write_text('{\n "A": "b",\n "B": "b",\n "N": 1,\n "U": "u"\n}\n')
     (variables_d / "a.json").write_text('{"A": "a", "C": "\\u00e9\\ud83d\\ude00\\n\\/\\"\\\\"}')
     (variables_d / ".c.json").write_text('{"HIDDEN": "x"}')
     state.write_text('{"version": 1, "env_vars": {"TOKEN": "it\'s", "U": "***unset***", "BAD": "\\ud800"}}')
@@ -791,7 +829,7 @@ def test_launcher_runs_programs_of_the_system(
     launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     """Whatever else is first in PATH, while it waits and before it activates the environment; the kernel uses PATH."""
-    script = tmp_path / "kernel" / launcher.LAUNCH_SCRIPT
+    script = tmp_path / "kernel" / LAUNCH_SCRIPT
     on_nixos = script.read_text()
     script.write_text(on_nixos.replace("/nonexistent", launcher.SYSTEM_PATH))
     base = tmp_path / "base"

@@ -111,7 +111,7 @@ def pack(
     replaced = _replaced_entry(source, published) if publication.is_new else None
     carried = tuple(kernel for kernel in outside if kernel.is_carried)
     _remember(source, name, packed, carried)
-    registered = updates.update(source.directory, name) if is_known else ()
+    kernel_updates = updates.update(source.directory, name) if is_known else updates.KernelUpdates()
     logger.info("packed %s: %s, %d layers added", name, packed.encoded.digest[:12], len(packed.added))
     return PackResult(
         environment=name,
@@ -131,7 +131,7 @@ def pack(
         found_prefixes=packed.found_prefixes,
         dependencies=_find_dependencies(source, outside, packed),
         kernels=carried,
-        registered=registered,
+        kernel_updates=kernel_updates,
         clamped=source.clamped_times,
         included=source.included,
         credentials=packed.credentials,

@@ -10,8 +10,8 @@ from snapper.environment.tree import SkippedPath
 from snapper.format.model import HistoryEntry, Snapshot
 
 if TYPE_CHECKING:
-    from snapper.kernels import KernelRegistration
     from snapper.kernels.carried import CarriedKernel
+    from snapper.kernels.updates import KernelUpdates
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class PackResult:
     `own_unrelocated` of them are in no conda package. `harmless_unrelocated` are further ones, caches and static
     libraries, in which that does no harm. `outside` are symlinks to absolute paths outside of the environment.
     `dependencies` are what else the environment uses that is outside of it and not packed. `kernels` are kernelspecs
-    that start the environment and were copied into it; `registered` are the environment's own, which are registered
-    again if it was packed or restored before. `clamped` are files with times that a snapshot cannot hold; it
+    that start the environment and were copied into it. `kernel_updates` says which of its kernels were registered
+    again, because it was packed or restored before. `clamped` are files with times that a snapshot cannot hold; it
     has the nearest ones. `included` are the sources of editable installs that were packed too. `credentials` are files
     that contain some; they are not looked for if the environment is unchanged. `first` says whether the store had no
     environments before. `replaced` is the history entry that was current before, if this environment was not packed or
@@ -49,7 +49,7 @@ class PackResult:
     found_prefixes: tuple[str, ...]
     dependencies: tuple[Dependency, ...]
     kernels: tuple[CarriedKernel, ...]
-    registered: tuple[KernelRegistration, ...]
+    kernel_updates: KernelUpdates
     clamped: tuple[str, ...]
     included: tuple[str, ...]
     credentials: tuple[str, ...]

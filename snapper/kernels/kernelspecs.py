@@ -31,6 +31,9 @@ KERNEL_JSON = "kernel.json"
 #: The most kernels that an environment can have.
 MOST_KERNELS = 100
 
+#: The script beside the `kernel.json` of a registered kernel.
+LAUNCH_SCRIPT = "launch.sh"
+
 #: What leads from the directory of a kernelspec that the environment carries to the environment.
 TO_PREFIX = "../../../.."
 
@@ -80,6 +83,15 @@ class Kernelspec:
         return self.directory.startswith(f"{CARRIED}/")
 
     @property
+    def is_registered(self) -> bool:
+        """Whether snapper has registered it there: Jupyter's data directory can be in an environment."""
+        return (
+            "snapper" in self.fields["metadata"]
+            and self.command[1:2] != ()
+            and (self.command[1].endswith(f"/{self.kernel.name}/{LAUNCH_SCRIPT}"))
+        )
+
+    @property
     def prefix(self) -> Path:
         return self.environment.path
 
@@ -113,7 +125,7 @@ def find_kernelspecs(environment: PinnedDirectory) -> Iterator[Kernelspec]:
             reason = f"{type(error).__name__}: {error}"
             logger.info("ignored the kernel in %s/%s: %s", environment, directory, reason)
             continue
-        if spec:
+        if spec and not spec.is_registered:
             yield spec
 
 

@@ -168,15 +168,39 @@ function read_json(text,    at, token, depth, allowed, is_name, name, container)
 }
 
 # Splits a document into `tokens`: `s` for strings, `o` for other values, and punctuation.
-function tokenize(text,    parts, number, at, inside) {
+function tokenize(text,    parts, number, at) {
     count = 0
-    number = split(text, parts, "\"")
+    number = split(text, parts, /"/) # some awks split at line ends, too, if it is no expression
     for (at = 1; at <= number; at++) {
         if (!tokenize_outside(parts[at])) return 0
         if (at == number) return 1
-        inside = parts[++at]
-        while (match(inside, /\\+$/) && RLENGTH % 2 && at < number) inside = inside "\"" parts[++at]
-        if (at == number || !tokenize_string(inside)) return 0
+        tokens[++count] = "s"
+        is_possible[count] = 1
+        start_text()
+        while (++at < number && ends_escaped(parts[at])) {
+            if (!decode(substr(parts[at], 1, length(parts[at]) - 1))) return 0
+            add_text("\"")
+        }
+        if (at == number || !decode(parts[at])) return 0
+        string[count] = whole_text()
+    }
+}
+
+# Succeeds if a part of a document ends in an odd number of backslashes, so that the next quote is part of the string.
+function ends_escaped(part,    size, at) {
+    size = length(part)
+    for (at = size; at > 0 && substr(part, at, 1) == "\\"; at--);
+    return (size - at) % 2
+}
+
+# Collect a text in pieces, in linear time.
+function start_text() { collected = pending = "" }
+function whole_text() { return collected pending }
+function add_text(piece) {
+    pending = pending piece
+    if (length(pending) > 500) {
+        collected = collected pending
+        pending = ""
     }
 }
 
@@ -196,41 +220,42 @@ function tokenize_outside(text,    size, at, character, word) {
     return 1
 }
 
-# Puts a string, without its quotes, into `string`. It is not `is_possible` if no variable can have this value.
-function tokenize_string(text,    result, at, letter, code, low) {
-    if (text ~ /[\002-\037]/) return 0
-    tokens[++count] = "s"
-    is_possible[count] = 1
-    while ((at = index(text, "\\"))) {
-        result = result substr(text, 1, at - 1)
-        letter = substr(text, at + 1, 1)
-        text = substr(text, at + 2)
-        if (letter in escapes) {
-            result = result escapes[letter]
+# Adds a part of a string to the collected text. The string is not `is_possible` if no variable can have this value.
+function decode(part,    pieces, number, at, piece, code, low) {
+    if (part ~ /[\002-\037]/) return 0
+    number = split(part, pieces, /\\/)
+    add_text(pieces[1])
+    for (at = 2; at <= number; at++) {
+        piece = pieces[at]
+        if (piece == "") { # an escaped backslash: what follows is text
+            add_text("\\" pieces[++at])
             continue
         }
-        code = letter == "u" ? hexadecimal(substr(text, 1, 4)) : -1
+        if (substr(piece, 1, 1) in escapes) {
+            add_text(escapes[substr(piece, 1, 1)] substr(piece, 2))
+            continue
+        }
+        code = unicode(piece)
         if (code < 0) return 0
-        text = substr(text, 5)
-        if (code >= 55296 && code < 56320 && substr(text, 1, 2) == "\\u") {
-            low = hexadecimal(substr(text, 3, 4))
+        if (code >= 55296 && code < 56320 && length(piece) == 5 && at < number) {
+            low = unicode(pieces[at + 1])
             if (low >= 56320 && low < 57344) {
                 code = 65536 + (code - 55296) * 1024 + low - 56320
-                text = substr(text, 7)
+                piece = pieces[++at]
             }
         }
-        if (code >= 56448 && code < 56576) result = result sprintf("%c", code - 56320) # a byte that is not UTF-8
+        if (code >= 56448 && code < 56576) add_text(sprintf("%c", code - 56320)) # a byte that is not UTF-8
         else if (code == 0 || (code >= 55296 && code < 57344)) is_possible[count] = 0
-        else result = result utf8(code)
+        else add_text(utf8(code))
+        add_text(substr(piece, 6))
     }
-    string[count] = result text
     return 1
 }
 
-# Returns the number that four digits are, -1 if they are none.
-function hexadecimal(text,    at, code) {
-    if (text !~ /^[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]$/) return -1
-    for (at = 1; at <= 4; at++) code = code * 16 + index("0123456789abcdef", tolower(substr(text, at, 1))) - 1
+# Returns the number that a text has after `u`, -1 if it has none.
+function unicode(text,    at, code) {
+    if (text !~ /^u[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]/) return -1
+    for (at = 2; at <= 5; at++) code = code * 16 + index("0123456789abcdef", tolower(substr(text, at, 1))) - 1
     return code
 }
 

@@ -21,8 +21,6 @@ from snapper.kernels.launch_settings import READ_SETTINGS, SEPARATOR
 from snapper.kernels.launch_template import LAUNCH_SCRIPT_TEMPLATE
 from snapper.process.shell import fill
 
-LAUNCH_SCRIPT = "launch.sh"
-
 #: Where programs of the system are, other than on systems such as NixOS.
 SYSTEM_PATH = "/usr/bin:/bin:/usr/local/bin"
 

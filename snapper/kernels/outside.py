@@ -232,7 +232,9 @@ class _Names:
         for shipped in find_kernelspecs(self._environment):
             if shipped.kernel.name == kernel:
                 metadata = {key: value for key, value in spec.fields["metadata"].items() if key != "snapper"}
-                fields = {**spec.fields, "metadata": metadata}
+                # Those of the environment apply as well, but are not in the registered kernelspec.
+                variables = {**shipped.variables(), **spec.variables()}
+                fields = {**spec.fields, "metadata": metadata, "env": variables}
                 own = replace(spec, command=shipped.command, fields=fields)
                 found = read_logos(directory)
                 copy = OutsideKernel(directory.name, directory, own, found.files, problem=found.problem)

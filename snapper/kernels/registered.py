@@ -22,8 +22,14 @@ from snapper.fs.atomic import is_temporary
 from snapper.fs.own_directory import OwnDirectory, list_directory, own_directory
 from snapper.kernels.assets import Digests, written_assets
 from snapper.kernels.jupyter import user_kernels_directory
-from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON, KERNELSPEC_ERRORS, SHIPPED
-from snapper.kernels.launcher import LAUNCH_SCRIPT
+from snapper.kernels.kernelspecs import (
+    ASSETS,
+    CARRIED,
+    KERNEL_JSON,
+    KERNELSPEC_ERRORS,
+    LAUNCH_SCRIPT,
+    SHIPPED,
+)
 
 #: A script that earlier versions wrote, with the command and the variables of the day.
 FORMER_SCRIPT = "command.sh"

@@ -24,6 +24,7 @@ from snapper.kernels.access import Access, access_to, access_to_new
 from snapper.kernels.assets import replace_assets
 from snapper.kernels.kernelspecs import (
     KERNEL_JSON,
+    LAUNCH_SCRIPT,
     SHIPPED,
     Kernelspec,
     check_words,
@@ -90,14 +91,18 @@ class Registrar:
     def register(self, directory: PinnedDirectory, environment: str) -> tuple[KernelRegistration, ...]:
         """Register the kernels that the environment in the directory ships, and remove those that it no longer ships.
 
-        Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are.
+        Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are, and so
+        do those of kernels that it has, but that cannot be read now.
         """
-        specs = self._own_specs(directory)
+        shipped = list(find_kernelspecs(directory))
+        specs = self._own_specs(directory, shipped)
         carried = [number for number, spec in enumerate(specs) if spec.is_carried]
         named = self._names.choose(environment, [spec.kernel for spec in specs], carried, directory.path)
         current = {kernel.name for kernel in named}
+        valid = {spec.directory for spec in shipped}
         for registered in self._names.registered(environment):
-            if registered.name not in current and not registered.edited:
+            is_unknown = registered.kernelspec not in valid and _may_exist(directory, registered.kernelspec)
+            if registered.name not in current and not registered.edited and not is_unknown:
                 with suppress(OSError):
                     remove_registered(registered)
         outcomes = tuple(
@@ -124,12 +129,11 @@ class Registrar:
         )
 
     @staticmethod
-    def _own_specs(directory: PinnedDirectory) -> list[Kernelspec]:
-        """Return the kernelspecs of the environment, except for those it carries that need not be registered.
+    def _own_specs(directory: PinnedDirectory, specs: list[Kernelspec]) -> list[Kernelspec]:
+        """Return these kernelspecs of the environment, except for those it carries that need not be registered.
 
         They are still where they were, or are called as Jupyter's own kernel, and the environment ships such a kernel.
         """
-        specs = list(find_kernelspecs(directory))
         if not any(spec.is_carried for spec in specs):
             return specs
         # Slow to import, and seldom needed.
@@ -195,7 +199,7 @@ class Registrar:
         target = launcher.LaunchTarget(
             origin.environment, origin.prefix, origin.kernelspec, access, self._conda, waiting, used
         )
-        directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
+        directory.write(LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 
 def remove(environment: str) -> tuple[RegisteredKernel, ...]:
@@ -219,6 +223,17 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     return tuple(removed)
 
 
+def _may_exist(environment: PinnedDirectory, kernelspec: str) -> bool:
+    """Return whether the environment has a kernelspec there, also if that cannot be known."""
+    try:
+        os.stat(f"{kernelspec}/{KERNEL_JSON}", dir_fd=environment.descriptor)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _is_gone(prefix: Path) -> bool:
     """Return whether nothing is at the prefix, also if an environment around it is just being replaced."""
     if os.path.lexists(prefix) or any(os.path.lexists(staging_path(above)) for above in prefix.parents[:-1]):
@@ -239,7 +254,7 @@ def _registration(named: NamedKernel, error: Exception | None = None) -> KernelR
 
 def _launch_argv(directory: OwnDirectory, command: Sequence[str]) -> list[str]:
     """Return the command that runs the launcher, with the fields that Jupyter fills in the kernel's own command."""
-    script = str(directory.path / launcher.LAUNCH_SCRIPT)
+    script = str(directory.path / LAUNCH_SCRIPT)
     return ["/bin/sh", script, *launcher.launch_arguments(command)]
 
 

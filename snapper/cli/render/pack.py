@@ -19,7 +19,8 @@ def report(result: PackResult, as_json: bool) -> ExitCode:
         output.print_json(_fields(result))
     else:
         _print(result)
-    is_partial = result.unrelocated or result.clamped or result.dependencies
+    problems = any(kernel.problem for kernel in result.kernel_updates.registered)
+    is_partial = result.unrelocated or result.clamped or result.dependencies or problems
     return ExitCode.PARTIAL if is_partial else ExitCode.DONE
 
 
@@ -49,7 +50,7 @@ def _print(result: PackResult) -> None:
         "these kernelspecs start the environment, and are packed with it",
         [str(kernel.path) for kernel in result.kernels],
     )
-    for kernel in result.registered:
+    for kernel in result.kernel_updates.registered:
         if kernel.problem:
             output.print_kernel_problem(kernel)
     output.print_clamped(result.clamped, "a snapshot")
@@ -60,6 +61,7 @@ def _print(result: PackResult) -> None:
     )
     output.print_deviations("modified since conda installed the package", result.snapshot.altered)
     output.print_deviations("missing since conda installed the package", result.snapshot.missing)
+    _print_kernels(result)
     if result.unchanged:
         output.echo(
             f"{result.environment} is unchanged ({result.snapshot_id[:12]}): nothing to pack ({result.seconds:.1f} s)"
@@ -92,6 +94,15 @@ def _print_newer(result: PackResult) -> None:
         f"  warning: the store has {result.newer[:12]}, which is newer. Update with: snapper restore {name}; or make "
         f"this one current: snapper rollback {name}@{result.snapshot_id[:12]} --store-only"
     )
+
+
+def _print_kernels(result: PackResult) -> None:
+    """Print which registered kernels have come and gone."""
+    for kernel in result.kernel_updates.registered:
+        if kernel.name in result.kernel_updates.added:
+            output.notice(f"kernel added to Jupyter: {kernel.display_name}, as {kernel.name}")
+    for gone in result.kernel_updates.removed:
+        output.notice(f"kernel removed from Jupyter: {gone.display_name}, as {gone.name}")
 
 
 def _print_prefixes(prefixes: tuple[str, ...]) -> None:
@@ -130,7 +141,8 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "outside": list(result.outside),
         "dependencies": [to_jsonable(dependency) for dependency in result.dependencies],
         "kernels": [{"name": kernel.name, "path": str(kernel.path)} for kernel in result.kernels],
-        "registered": to_jsonable(result.registered),
+        "registered": to_jsonable(result.kernel_updates.registered),
+        "removed_kernels": [kernel.name for kernel in result.kernel_updates.removed],
         "clamped": list(result.clamped),
         "included": list(result.included),
         "credentials": list(result.credentials),
