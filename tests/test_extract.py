@@ -33,10 +33,11 @@ from snapper.errors import (
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.member import Member, padding
-from snapper.format.model import Continuation, Relocation
+from snapper.format.model import Continuation, Layer, Relocation
 from snapper.fs.ownership import private_groups
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.finalize import finalize_tree
 from snapper.restoring.replaced import is_as_written
 from snapper.restoring.requests import RestoreRequest
 from snapper.store import open_store
@@ -49,6 +50,7 @@ from tests.support.layers import (
     directory,
     encode_member,
     file,
+    first_piece,
     hardlink,
     next_piece,
     pack_members,
@@ -224,6 +226,55 @@ def test_split_file_is_reported_unrelocated_once(sandbox: Path) -> None:
     assert isinstance(outcome, RestoreResult)
     assert outcome.unrelocated == ("lib/big",)
     assert Path(outcome.prefix, "lib/big").read_bytes() == data
+
+
+class CountedPaths(tuple[str, ...]):
+    """Paths that count how often something looks through them."""
+
+    scans = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.scans += 1
+        return super().__iter__()
+
+    def __contains__(self, path: object) -> bool:
+        self.scans += 1
+        return super().__contains__(path)
+
+
+def test_split_files_are_looked_up_in_relocations_at_once(
+    sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store can have millions of paths and thousands of split files, which would take hours."""
+    paths = CountedPaths(["text", *"abcdefgh"])
+
+    def finalize_counted(directory: Any, prefix: str, layers: tuple[Layer, ...], *rest: Any) -> list[bytes]:
+        relocation = replace(layers[0].relocations[0], paths=paths)
+        counted = (replace(layers[0], relocations=(relocation,)), *layers[1:])
+        paths.scans = 0
+        return finalize_tree(directory, prefix, counted, *rest)
+
+    monkeypatch.setattr("snapper.restoring.unpacker.finalize_tree", finalize_counted)
+    split = [
+        layer
+        for name in "abcdefgh"
+        for layer in (first_piece(600, b"x" * 300, name), next_piece(300, b"x" * 300, 600, name))
+    ]
+    meta = pack_segment(encode_member(META) + file("text"), 2, relocations_of("text", "text"))
+    restore_layers(sandbox, [meta, *split])
+    assert paths.scans == 1
+
+
+def test_package_records_are_limited_in_total(sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No environment with more can be packed, and they are edited by the process that restores all others."""
+    paths = [f"conda-meta/p-{number}-0.json" for number in range(3)]
+    relocations = (Relocation("record", "", tuple(paths)),)
+    layers = [pack_segment(b"".join(file(path, b"x" * 1000) for path in paths), 3, relocations)]
+    monkeypatch.setattr("snapper.restoring.finalize.LARGEST_RECORDS", 2500)
+    publish_layers(open_store(str(sandbox / "store")), layers)
+    outcome = restore_work(sandbox)
+    assert isinstance(outcome, RestoreFailure)
+    assert "package records have more than 2,500 bytes" in str(outcome.error)
 
 
 def test_link_targets_are_relocated(sandbox: Path) -> None:

@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -350,6 +351,22 @@ def test_records_are_edited_in_linear_time(unit: str) -> None:
     record_text.without_facts_of(text, ["a{"], sizes=True)
     record_text.with_missing_facts(text, facts.get)
     assert time.process_time() - began < 20
+
+
+def test_other_entries_of_records_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One escape, or many entries of one path, would make that ten times as slow."""
+    parsed: list[bytes] = []
+
+    def loads(text: bytes, real: Callable[[bytes], Any] = json.loads) -> Any:
+        parsed.append(text)
+        return real(text)
+
+    monkeypatch.setattr(json, "loads", loads)
+    text = b'{"x": "\\n", "paths": [' + b'{"_path": "b"}, {"_path": "a"}, ' * 1000 + b'{"_path": "\\u00e9"}]}'
+    facts = {path: FileFacts("0" * 64, 5) for path in ("a", "\xe9", "c")}
+    record_text.with_facts(text, facts, sizes=True)
+    record_text.with_facts(text.replace(b"\\", b"/"), facts, sizes=True)
+    assert len(parsed) <= 4
 
 
 def test_braces_in_records_do_not_hide_entries() -> None:

@@ -29,7 +29,7 @@ META = CONDA_META
 
 #: The largest record, and the most data of all records of an environment, in bytes.
 LARGEST_RECORD = 64 << 20
-_LARGEST_RECORDS = 256 << 20
+LARGEST_RECORDS = 256 << 20
 
 #: The longest path that systems accept, in bytes.
 _LONGEST_PATH = 4096
@@ -139,12 +139,12 @@ def read_records(prefix: Path | PinnedDirectory) -> list[Record]:
     """
     environment = pin_environment(prefix)
     records = []
-    remaining = _LARGEST_RECORDS
+    remaining = LARGEST_RECORDS
     with read_errors(_ADVICE):
         for name, text in read_all_beneath(environment, META, _is_record_name, LARGEST_RECORD):
             remaining -= len(text)
             if remaining < 0:
-                reason = f"its records have more than {_LARGEST_RECORDS:,} bytes"
+                reason = f"its records have more than {LARGEST_RECORDS:,} bytes"
                 raise OSError(errno.EFBIG, reason, f"{prefix}/{META}")
             records.append(_parse(prefix, f"{META}/{name}", text))
     return [record for record in records if not _is_copy(record)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from snapper.environment.conda import FileFacts
@@ -15,6 +15,7 @@ _QUOTE_OR_BRACE = re.compile(rb'["{}]')
 #: What ends a string, or a character that does not, in a string.
 _QUOTE_OR_ESCAPED = re.compile(rb'"|\\.', re.S)
 _PATH = b'"_path"'
+_PATH_VALUE = re.compile(rb'"_path"\s*:\s*"')
 _BRACE_IN_PATH = re.compile(rb'"_path"\s*:\s*"[^"]*[{}]')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
 _OWN = re.compile(rb'("sha256"\s*:\s*")[0-9a-f]{64}"')
@@ -77,12 +78,11 @@ def _edit_entries(
 ) -> bytes:
     """Return the record with each entry's text replaced with `edit(text, entry)`.
 
-    If `paths` are given, `edit` changes no other entries.
+    If `paths` are given, `edit` is only called for their entries, the first of each.
     """
-    located = None if paths is None else _locate_entries(record, paths)
     texts: list[bytes] = []
     position = 0
-    for start, end, entry in _all_entries(record) if located is None else located:
+    for start, end, entry in _all_entries(record) if paths is None else _find_entries(record, paths):
         texts += record[position:start], edit(record[start:end], entry)
         position = end
     return b"".join((*texts, record[position:]))
@@ -96,29 +96,65 @@ class _LocatedEntry(NamedTuple):
     fields: dict[str, Any]
 
 
-def _locate_entries(record: bytes, paths: Collection[str]) -> list[_LocatedEntry] | None:
-    """Find the entries of these paths, usually few of many, without parsing the others.
+def _find_entries(record: bytes, paths: Collection[str]) -> Iterable[_LocatedEntry]:
+    """Find the first entry of each of these paths, usually few of many, without parsing the others."""
+    wanted = {path_bytes(path) for path in paths}
+    located = _locate_entries(record, {*wanted})
+    return _search_entries(record, wanted) if located is None else located
+
+
+def _locate_entries(record: bytes, wanted: set[bytes]) -> list[_LocatedEntry] | None:
+    """Find entries by their paths, and remove these from what is wanted.
 
     Return None if escapes, or braces in strings, make that ambiguous.
     """
     if b"\\" in record:
         return None
-    wanted = {path_bytes(path) for path in paths}
     located: list[_LocatedEntry] = []
     last_end = 0
     key = record.find(_PATH) if wanted else -1
-    while key >= 0:
+    while key >= 0 and wanted:
         value = record.find(b'"', key + len(_PATH)) + 1
-        if key >= last_end and record[value : record.find(b'"', value)] in wanted:
+        path = record[value : record.find(b'"', value)]
+        if key >= last_end and path in wanted:
             start, end = record.rfind(b"{", last_end, key), record.find(b"}", key) + 1
             text = record[start:end]
             fields = _parse_entry(text) if (text.count(b"{"), text.count(b"}")) == (1, 1) else None
             if fields is None:
                 return None
             located.append(_LocatedEntry(start, end, fields))
+            wanted.discard(path)
             last_end = end
         key = record.find(_PATH, key + len(_PATH))
     return located
+
+
+def _search_entries(record: bytes, wanted: set[bytes]) -> Iterator[_LocatedEntry]:
+    """Find entries by their paths, which may have escapes, and remove these from what is wanted."""
+    for start, end in _flat_objects(record) if wanted else ():
+        text = record[start:end]
+        path = _path_in(text)
+        if path in wanted:
+            wanted.discard(path)
+            entry = _parse_entry(text)
+            if entry:
+                yield _LocatedEntry(start, end, entry)
+            if not wanted:
+                return
+
+
+def _path_in(entry: bytes) -> bytes:
+    """Return the path in an entry's text, which is not parsed otherwise; nothing if there is none."""
+    found = _PATH_VALUE.search(entry)
+    if found is None:
+        return b""
+    value = entry[found.end() : _end_of_string(entry, found.end()) - 1]
+    if b"\\" not in value:
+        return value
+    try:
+        return path_bytes(json.loads(b'"' + value + b'"'))
+    except ValueError:
+        return b""
 
 
 def _all_entries(record: bytes) -> Iterator[_LocatedEntry]:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from snapper.environment.conda import LARGEST_RECORD, FileFacts
+from snapper.environment.conda import LARGEST_RECORD, LARGEST_RECORDS, FileFacts
 from snapper.environment.index import IndexEntry, block_paths, directory_entry, encode_block
 from snapper.environment.record_text import with_facts
 from snapper.errors import Corrupted
@@ -45,8 +45,10 @@ def finalize_tree(
         with unpack_errors(what, prefix), without_umask():
             _check_whole_files(layers, extracted)
             unrelocated = {path for result in extracted for path in result.unrelocated}
+            relocated = _relocated_split_files(layers)
             for number, member in _join_split_files(what, layers, extracted):
-                if not _sign(directories, member, layers) and member.path not in unrelocated:
+                is_signed = member.path not in relocated or _sign(directories, member.path)
+                if not is_signed and member.path not in unrelocated:
                     extracted[number].unrelocated.append(member.path)
                     unrelocated.add(member.path)
                 entry = _set_attributes(directories, member)
@@ -100,11 +102,17 @@ def _check_joins(what: str, pending: SplitFile | None, begins: Continuation | No
         raise Corrupted(what, "the parts of a large file do not agree on a prefix that spans them")
 
 
-def _sign(directories: DirectoryTree, member: Member, layers: tuple[Layer, ...]) -> bool:
-    """Sign a split file if it is a program for macOS that was relocated; return whether it can start."""
-    path = member.path
-    if not any(path in relocation.paths for layer in layers for relocation in layer.relocations):
-        return True
+def _relocated_split_files(layers: tuple[Layer, ...]) -> set[str]:
+    """Return the paths of split files that have relocations."""
+    split = {layer.begins.path for layer in layers if layer.begins}
+    if not split:
+        return split
+    relocations = (relocation for layer in layers for relocation in layer.relocations)
+    return {path for relocation in relocations for path in relocation.paths if path in split}
+
+
+def _sign(directories: DirectoryTree, path: str) -> bool:
+    """Sign a relocated file if it is a program for macOS; return whether it can start."""
     with _open(directories, path) as file:
         head = file.read(HEAD_SIZE)
         if not needs_signature(head):
@@ -143,21 +151,23 @@ def _update_records(
     for owner, path in split:
         with _open(directories, path) as file:
             facts[owner][path] = FileFacts(_digest(file), os.fstat(file.fileno()).st_size)
+    remaining = LARGEST_RECORDS
     for number, result in enumerate(extracted):
         for path, mode in result.records:
-            _update_record(directories, path, facts[layers[number].owner_group], sizes=mode == "sized-record")
+            text = _read_record(directories, path)
+            remaining -= len(text)
+            if remaining < 0:
+                raise InvalidSegment(f"its package records have more than {LARGEST_RECORDS:,} bytes")
+            updated = with_facts(text, facts[layers[number].owner_group], sizes=mode == "sized-record")
+            _overwrite(directories, path, updated)
             yield number, _index_entry(directories, path)
 
 
-def _update_record(
-    directories: DirectoryTree, path: str, facts: dict[str, FileFacts], *, sizes: bool
-) -> None:
-    """Rewrite one record in place."""
+def _read_record(directories: DirectoryTree, path: str) -> bytes:
     with _open(directories, path) as file:
         if os.fstat(file.fileno()).st_size > LARGEST_RECORD:
             raise InvalidSegment(f"{path!r} is too large for a package record")
-        text = with_facts(file.read(), facts, sizes=sizes)
-    _overwrite(directories, path, text)
+        return file.read()
 
 
 def _overwrite(directories: DirectoryTree, path: str, data: bytes) -> None:
