@@ -97,7 +97,7 @@ def pack_or_give_up(machine: Machine, prefix: Path, options: PackOptions) -> Pac
         ("snapper.packing.source.editable.find", False),
         ("snapper.commands.snapshot_build.make_plan", False),
         ("snapper.commands.snapshot_build.WorkerPool", False),
-        ("snapper.commands.snapshot_build.kernels.shipped_kernels", True),
+        ("snapper.commands.snapshot_build.shipped_kernels", True),
         ("snapper.commands.snapshot_build.find_credentials", False),
         ("snapper.commands.pack.state.write", True),
     ],
