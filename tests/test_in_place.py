@@ -385,3 +385,29 @@ def test_published_files_with_names_that_are_never_part_of_an_environment_are_le
     assert sorted(os.listdir(outcome.prefix)) == [".snapper", "a", "conda-meta"]
     drift = InstalledEnvironment(Path(outcome.prefix)).drift()
     assert drift and not drift.paths
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("place", ["tmpfs", "image"])
+def test_changed_environment_is_kept_inside_of_a_directory_that_has_to_stay(
+    machine: Machine, place: str, tmp_path: Path
+) -> None:
+    """Nothing can be put beside it. What is kept survives further restores, and is never packed."""
+    prefix, scratch = machine.envs / "data", tmp_path / "scratch"
+    first = publish_two(machine)
+    shutil.rmtree(prefix)
+    prefix.mkdir()
+    if place == "image":
+        machine.run_json("restore", f"data@{first}")
+    with in_image(machine.envs, scratch) if place == "image" else mounted(place, prefix, scratch):
+        if place != "image":
+            machine.run_json("restore", f"data@{first}")
+        (prefix / "bin" / "mine").write_text("mine")
+        (restored,) = machine.run_json("restore", "--all", SNAPPER_ON_CHANGE="aside")["restored"]
+        (kept,) = map(Path, restored["kept"])
+        assert kept.parent == prefix
+        assert (kept / "bin/mine").read_text() == "mine"
+        assert (kept / "bin/textdata-home").exists()
+        machine.run_json("restore", f"data@{first}")
+        assert (kept / "bin/mine").read_text() == "mine"
+        assert machine.run_json("pack", "data")["unchanged"]
