@@ -672,6 +672,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
         CondaCommands(str(tmp_path / "conda"), str(condabin)),
         waiting,
         used,
+        ("connection_file", "prefix"),
     )
     script = launcher.render_launch_script(target).replace(launcher.SYSTEM_PATH, "/nonexistent")
     (kernel / LAUNCH_SCRIPT).write_text(script)
@@ -726,7 +727,8 @@ def test_launcher_activates_in_every_shell(
     again = launched(shell, "/c.json", f"registered={tmp_path}/kernel", "--", **by_jupyter)
     _, twice = json.loads(again.stdout)
     assert (twice["ORDER"], twice["OWN"]) == ("set,B,a b,z,", "it's")
-    _, former = json.loads(launched(shell, "/c.json", **by_jupyter).stdout)
+    arguments, former = json.loads(launched(shell, "/c.json", "/old", **by_jupyter).stdout)
+    assert arguments == ["--f=/c.json", "a 'b' $c", "", "{unknown} /old"]
     assert (former["ORDER"], former["OWN"]) == ("set,B,a b,z,", "other"), "as earlier versions started it"
     assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", variables["PATH"])
     assert twice["LEFT"] == "321"

@@ -256,13 +256,24 @@ if ! snapper_awk=$(command -v awk); then snapper_fail "the program awk was not f
 snapper_settings=$(
     export snapper_prefix snapper_field_resource_dir="$snapper_prefix/$snapper_kernelspec"
     export snapper_field_connection_file="${1:-}"
-    for snapper_argument; do
-        case ${snapper_argument%%=*} in
-        --) break ;;
-        *[!A-Za-z0-9_]*) ;;
-        *) export "snapper_field_$snapper_argument" ;;
-        esac
-    done
+    case " $* " in
+    *' -- '*)
+        for snapper_argument; do
+            case ${snapper_argument%%=*} in
+            --) break ;;
+            *[!A-Za-z0-9_]*) ;;
+            *) export "snapper_field_$snapper_argument" ;;
+            esac
+        done
+        ;;
+    *)
+        # A kernel.json of an earlier version, which gave no names, or a copy of it.
+        # shellcheck disable=SC2043 # there may be only one
+        for snapper_name in @FIELDS@; do
+            if [ $# -gt 0 ]; then export "snapper_field_$snapper_name=$1" && shift; fi
+        done
+        ;;
+    esac
     if [ -n "${LC_ALL+set}" ]; then export snapper_locale="$LC_ALL"; fi
     # shellcheck disable=SC2016 # awk, not the shell, expands what is in the program
     snapper_records | PATH=$snapper_usual_path LC_ALL=C "$snapper_awk" @READ_SETTINGS@

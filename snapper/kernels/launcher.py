@@ -19,7 +19,7 @@ from snapper.kernels.access import Access
 from snapper.kernels.kernelspecs import LARGEST_SPEC
 from snapper.kernels.launch_settings import READ_SETTINGS, SEPARATOR
 from snapper.kernels.launch_template import LAUNCH_SCRIPT_TEMPLATE
-from snapper.process.shell import fill
+from snapper.process.shell import Code, fill
 
 #: Where programs of the system are, other than on systems such as NixOS.
 SYSTEM_PATH = "/usr/bin:/bin:/usr/local/bin"
@@ -40,7 +40,7 @@ class LaunchTarget:
 
     The kernel does not start if others control the environment than those who have `access`, besides the user who
     starts it. The script reads the file `waiting` while it waits, and touches the file `used` when it starts the
-    kernel, if there are such files.
+    kernel, if there are such files. `fields` are those in the kernel's argv when it was registered.
     """
 
     environment: str
@@ -50,6 +50,7 @@ class LaunchTarget:
     conda: CondaCommands
     waiting: Path | None
     used: Path | None
+    fields: tuple[str, ...] = ("connection_file",)
 
 
 def render_launch_script(target: LaunchTarget) -> str:
@@ -68,6 +69,7 @@ def render_launch_script(target: LaunchTarget) -> str:
         "WAITING": str(target.waiting or ""),
         "USED": str(target.used or ""),
         "KERNELSPEC": target.kernelspec,
+        "FIELDS": Code(" ".join(target.fields)),
         "INSIDE": INSIDE,
         "LEAVING": LEAVING,
         "ENTERING": ENTERING,
@@ -86,9 +88,15 @@ def launch_arguments(argv: Sequence[str]) -> list[str]:
     `registered` is the directory of the kernelspec that it has read: this one, or a copy that the user has made.
     Jupyter may append further arguments, which are for the kernel.
     """
-    fields = dict.fromkeys((*_USUAL_FIELDS, *(name for word in argv for name in _FIELD.findall(word))))
-    named = (f"{name}={{{name}}}" for name in fields if name not in ("connection_file", _RESOURCES))
+    fields = dict.fromkeys((*_USUAL_FIELDS, *argv_fields(argv)))
+    named = (f"{name}={{{name}}}" for name in fields if name != "connection_file")
     return ["{connection_file}", *named, f"registered={{{_RESOURCES}}}", "--"]
+
+
+def argv_fields(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the fields that Jupyter fills in a kernel's argv, the connection file first."""
+    names = (name for word in argv for name in _FIELD.findall(word) if name != _RESOURCES)
+    return tuple(dict.fromkeys(("connection_file", *names)))
 
 
 def conda_default_env(prefix: Path, root: str = "") -> str:

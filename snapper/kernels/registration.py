@@ -148,13 +148,14 @@ class Registrar:
 
         def write(directory: OwnDirectory, known: RegisteredKernel | None) -> None:
             check_words(spec.command)
-            self._write_launch_script(directory, origin, access_to(spec.environment))
+            fields = launcher.argv_fields(spec.command)
+            self._write_launch_script(directory, origin, access_to(spec.environment), fields)
             if not (known and known.edited):
                 assets = replace_assets(directory, known.assets if known else {}, dict(spec.assets()))
                 # The launcher sets the variables: they may be others by then.
-                fields = {name: value for name, value in spec.fields.items() if name != "env"}
-                fields["argv"] = _launch_argv(directory, spec.command)
-                _write_kernelspec(directory, named, fields, origin, assets)
+                kept = {name: value for name, value in spec.fields.items() if name != "env"}
+                kept["argv"] = _launch_argv(directory, spec.command)
+                _write_kernelspec(directory, named, kept, origin, assets)
             directory.remove(FORMER_SCRIPT)
 
         return self._attempt(named, environment, write)
@@ -163,7 +164,7 @@ class Registrar:
         origin = KernelOrigin(environment, named.kernel.name, prefix, f"{SHIPPED}/{named.kernel.name}")
 
         def write(directory: OwnDirectory, _: RegisteredKernel | None) -> None:
-            self._write_launch_script(directory, origin, access_to_new(prefix))
+            self._write_launch_script(directory, origin, access_to_new(prefix), launcher.argv_fields(()))
             if KERNEL_JSON not in directory.names():
                 fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
                 _write_kernelspec(directory, named, fields, origin, {})
@@ -193,11 +194,13 @@ class Registrar:
             return _registration(named, error)
         return replace(_registration(named), edited=known is not None and known.edited)
 
-    def _write_launch_script(self, directory: OwnDirectory, origin: KernelOrigin, access: Access) -> None:
+    def _write_launch_script(
+        self, directory: OwnDirectory, origin: KernelOrigin, access: Access, fields: tuple[str, ...]
+    ) -> None:
         files = (waiting_file(origin.environment), used_file(origin.environment))
         waiting, used = (None if self._is_anothers(file.parent) else file for file in files)
         target = launcher.LaunchTarget(
-            origin.environment, origin.prefix, origin.kernelspec, access, self._conda, waiting, used
+            origin.environment, origin.prefix, origin.kernelspec, access, self._conda, waiting, used, fields
         )
         directory.write(LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
