@@ -223,6 +223,19 @@ def test_large_directories_are_not_listed(home: Path, prefix: Path) -> None:
     assert len(registered(home, outcome.name)["kernel.json"]) < 10_000
 
 
+def test_assets_of_all_kernels_of_an_environment_are_limited(home: Path, prefix: Path) -> None:
+    """A publisher can have many kernels whose logos are hard links to one large file."""
+    large = prefix / "share/jupyter/kernels/good/kernel.js"
+    large.write_bytes(bytes(1 << 20))
+    for number in range(20):
+        kernel = add_kernel(prefix, f"k{number}", argv=["true"], display_name="K", language="text")
+        os.link(large, kernel / "kernel.css")
+    kernels.register(prefix, "work")
+    top = home / ".local/share/jupyter/kernels"
+    assert 15 << 20 <= sum(file.stat().st_size for file in top.glob("*/kernel.[jc]s*")) <= 17 << 20
+    assert len([*top.glob("*/kernel.json")]) == 21
+
+
 def test_one_kernel_does_not_stop_others(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is wrong with it, the outcome names it."""
     add_kernel(prefix, "nul", argv=["true", "a\0b"], display_name="Nul", language="nul")

@@ -53,6 +53,9 @@ CARRIED = "share/snapper/kernels"
 LARGEST_SPEC = 64 * 1024
 _LARGEST_ASSET = 1 << 20
 
+#: The most bytes in all logos and front-end files of an environment. Usual logos have a few thousand.
+_MOST_ASSETS = 16 << 20
+
 _LONGEST_FILE_NAME = 255
 _LONGEST_TEXT = 1000
 
@@ -140,6 +143,26 @@ def kernel_commands(environment: PinnedDirectory) -> list[KernelCommand]:
         KernelCommand(spec.kernel.name, spec.command, spec.variables())
         for spec in find_kernelspecs(environment)
     ]
+
+
+def read_assets(specs: Sequence[Kernelspec]) -> list[dict[str, bytes]]:
+    """Return the contents of the assets of each kernelspec, by name.
+
+    Those that exceed the limit for all together are left out: they are copied into the user's home directory.
+    """
+    remaining = _MOST_ASSETS
+    found: list[dict[str, bytes]] = []
+    for spec in specs:
+        found.append({})
+        for name, data in spec.assets():
+            if len(data) > remaining:
+                logger.warning(
+                    "ignored %s/%s/%s: too many large files", spec.environment, spec.directory, name
+                )
+                continue
+            found[-1][name] = data
+            remaining -= len(data)
+    return found
 
 
 def has_kernels(environment: PinnedDirectory) -> bool:

@@ -30,6 +30,7 @@ from snapper.kernels.kernelspecs import (
     check_words,
     find_kernelspecs,
     possible_kernels,
+    read_assets,
 )
 from snapper.kernels.naming import NATIVE, KernelNames, NamedKernel
 from snapper.kernels.registered import (
@@ -106,7 +107,8 @@ class Registrar:
                 with suppress(OSError):
                     remove_registered(registered)
         outcomes = tuple(
-            self._register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True)
+            self._register(kernel, environment, spec, assets)
+            for kernel, spec, assets in zip(named, specs, read_assets(specs), strict=True)
         )
         for outcome in outcomes:
             logger.debug("kernel %s of %s: %s", outcome.name, environment, outcome.problem or "registered")
@@ -143,7 +145,9 @@ class Registrar:
         others |= {NATIVE} & {spec.kernel.name for spec in specs if not spec.is_carried}
         return [spec for spec in specs if not (spec.is_carried and spec.kernel.name in others)]
 
-    def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
+    def _register(
+        self, named: NamedKernel, environment: str, spec: Kernelspec, shipped: Mapping[str, bytes]
+    ) -> KernelRegistration:
         origin = KernelOrigin(environment, named.kernel.name, spec.prefix, spec.directory)
 
         def write(directory: OwnDirectory, known: RegisteredKernel | None) -> None:
@@ -151,7 +155,7 @@ class Registrar:
             fields = launcher.argv_fields(spec.command)
             self._write_launch_script(directory, origin, access_to(spec.environment), fields)
             if not (known and known.edited):
-                assets = replace_assets(directory, known.assets if known else {}, dict(spec.assets()))
+                assets = replace_assets(directory, known.assets if known else {}, shipped)
                 # The launcher sets the variables: they may be others by then.
                 kept = {name: value for name, value in spec.fields.items() if name != "env"}
                 kept["argv"] = _launch_argv(directory, spec.command)
