@@ -514,6 +514,29 @@ def test_state_is_kept_where_no_other_user_controls_it(planted: str, home: Path)
     assert state_directory() == home / ".local/state/snapper"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to a group of others")
+def test_links_to_shared_directories_lead_to_no_state_or_settings(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the home, the user's own group may write. Elsewhere, its members may have put something there."""
+    shared = tmp_path / "shared"
+    write(shared / "config/snapper/config.toml", "jobs = 3\n")
+    (shared / "local/state/snapper").mkdir(parents=True)
+    for directory, *_ in os.walk(shared):
+        os.chown(directory, 0, OTHER)
+        os.chmod(directory, 0o2775)
+    (home / ".config").symlink_to(shared / "config")
+    (home / ".local").symlink_to(shared / "local")
+    assert state_directory() == home / ".snapper/state"
+    assert (
+        f"{home}/.local/state/snapper is ignored, because {shared} is writable by other users" in caplog.text
+    )
+    assert find_settings_file() is None
+    (home / ".snapper").symlink_to(shared)
+    with pytest.raises(UsageError, match="no directory for snapper's state"):
+        state_directory()
+
+
 # --- no usable home directory -----------------------------------------------------------------------------
 
 

@@ -131,6 +131,12 @@ def test_only_the_own_group_is_trusted_in_the_home(directory: Path, monkeypatch:
     assert trusted_group(directory.parent / "SageMaker/x") is None
     assert trusted_group(directory.parent.parent) is None
     assert control_by_others(directory / "missing") is None
+    elsewhere = directory.parent.with_name("elsewhere")
+    elsewhere.mkdir()
+    os.chown(elsewhere, 0, UNUSED_ID)
+    elsewhere.chmod(0o775)
+    (directory / "link").symlink_to(elsewhere)
+    assert control_by_others(directory / "link/x") == (str(elsewhere), "is writable by other users")
     os.chown(directory, 0, OTHER_USER)
     assert control_by_others(directory / "missing") == (str(directory), "is writable by other users")
     os.chown(directory, 0, UNUSED_ID)

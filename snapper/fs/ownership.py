@@ -19,6 +19,7 @@ import os
 import pwd
 import stat
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -124,15 +125,21 @@ def owner_name(status: os.stat_result) -> str:
         return str(status.st_uid)
 
 
-def untrusted_component(path: str | Path, *, trusted_group: int | None = None) -> UntrustedComponent | None:
+def _no_group(_directory: str) -> None:
+    """Trust the members of no group."""
+
+
+def untrusted_component(
+    path: str | Path, *, group_at: Callable[[str], int | None] = _no_group
+) -> UntrustedComponent | None:
     """Return the first component of an absolute path that another user controls, or None if the path is trusted.
 
     Links are followed, and their own components checked as well. Components that do not exist end the check: they
-    can only be created by who may write to the last one that exists. `trusted_group` as for `others_can_write`. May
-    raise OSError.
+    can only be created by who may write to the last one that exists. `group_at` returns the group whose members are
+    trusted with a component; it gets its path without links. May raise OSError.
     """
     current, pending = _first_to_check(os.fspath(path))
-    problem = _problem(current, os.stat(current), trusted_group) if current == "/" else None
+    problem = _problem(current, os.stat(current), group_at) if current == "/" else None
     links = 0
     while pending and problem is None:
         name = pending.pop()
@@ -148,7 +155,7 @@ def untrusted_component(path: str | Path, *, trusted_group: int | None = None) -
             return None
         if not stat.S_ISLNK(status.st_mode):
             current = child
-            problem = _problem(current, status, trusted_group)
+            problem = _problem(current, status, group_at)
             continue
         if not is_own(status):
             return UntrustedComponent(child, f"is a link of the user {owner_name(status)}")
@@ -190,11 +197,14 @@ def _home_owner() -> int | None:
     return None if owner == ROOT else owner
 
 
-def _problem(path: str, status: os.stat_result, trusted_group: int | None) -> UntrustedComponent | None:
+def _problem(
+    path: str, status: os.stat_result, group_at: Callable[[str], int | None]
+) -> UntrustedComponent | None:
     """Return how another user controls this directory or file, if one does."""
     if not is_own(status):
         return UntrustedComponent(path, f"belongs to the user {owner_name(status)}")
-    writable = others_can_write(status, path, trusted_group=trusted_group)
+    is_exposed = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    writable = is_exposed and others_can_write(status, path, trusted_group=group_at(path))
     if writable and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
         return UntrustedComponent(path, "is writable by other users")
     return None

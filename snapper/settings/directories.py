@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from snapper.errors import UsageError, empty_value
 from snapper.fs.ownership import UntrustedComponent, group_without_known_members, untrusted_component
 from snapper.fs.small_files import read_file
+
+logger = logging.getLogger(__name__)
 
 _METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 
@@ -59,8 +63,38 @@ def state_directory() -> Path:
 
 
 def home_state_directory() -> Path:
-    """Return where snapper keeps what says something about this user's home directory, and is to be lost with it."""
-    return _user_directory("user_state_path")
+    """Return where snapper keeps what says something about this user's home directory, and is to be lost with it.
+
+    If others control the usual directory, because a link leads to where several users work, it is another one in the
+    home. Raise UsageError if they control that as well.
+    """
+    usual = _user_directory("user_state_path")
+    reason = _why_controlled(usual)
+    if not reason:
+        return usual
+    instead = home_directory() / _ON_VOLUME / "state"
+    if _why_controlled(instead):
+        raise UsageError(
+            f"there is no directory for snapper's state: {reason}",
+            "Set XDG_STATE_HOME to a directory to which only you can write.",
+        )
+    _warn_once(usual, reason, instead)
+    return instead
+
+
+def _why_controlled(directory: Path) -> str:
+    try:
+        found = control_by_others(directory)
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    return f"{found.path} {found.reason}" if found else ""
+
+
+@cache
+def _warn_once(directory: Path, reason: str, instead: Path) -> None:
+    logger.warning(
+        "what snapper has recorded in %s is ignored, because %s; it uses %s", directory, reason, instead
+    )
 
 
 def log_file() -> Path:
@@ -89,21 +123,29 @@ def user_config_directories() -> Iterator[Path]:
 
 def control_by_others(path: Path) -> UntrustedComponent | None:
     """Return what another user controls on the way to a file or directory; see `trusted_group`. May raise OSError."""
-    return untrusted_component(path, trusted_group=trusted_group(path))
+    return untrusted_component(path, group_at=_group_at)
 
 
 def trusted_group(path: Path) -> int | None:
     """Return the group whose members may write to an absolute path without counting as others; None if there is none.
 
     In the home, it is this process's group, unless others are known to be in it: with some umasks, it may write to
-    everything there. The volume of a notebook instance can be shared.
+    everything there. What links in the home lead to elsewhere, and what is mounted there, such as the volume of a
+    notebook instance, can be shared.
     """
+    return _group_at(os.path.realpath(path))
+
+
+def _group_at(path: str) -> int | None:
+    """Do the same for a path without links."""
     try:
-        home = home_directory()
-    except UsageError:
-        return None
-    tops = (home, Path(os.path.realpath(home)))
-    if not any(path.is_relative_to(top) and not path.is_relative_to(top / _VOLUME) for top in tops):
+        home = os.path.realpath(home_directory())
+        is_inside = home != "/" and f"{path}/".startswith(f"{home}/")
+        if not is_inside or f"{path}/".startswith(f"{home}/{_VOLUME}/"):
+            return None
+        if os.path.lexists(path) and os.lstat(path).st_dev != os.stat(home).st_dev:
+            return None
+    except (OSError, UsageError):
         return None
     return group_without_known_members()
 
