@@ -563,3 +563,18 @@ def test_kills_lose_nothing(on_change: OnChange, stride: int, own_store: Restore
         assert isinstance(restore_to(store, prefix, "work@~1"), RestoreResult)
         (prefix / DATA).write_text("other results")
     assert step > 3
+
+
+@pytest.mark.parametrize(("event", "is_unchanged"), [(copy, True), (set_clock, False)])
+@pytest.mark.parametrize("is_compared", [False, True])
+def test_packs_have_exact_times(
+    event: Event, is_unchanged: bool, is_compared: bool, packed: Store, scratch: Path
+) -> None:
+    """Also if status has found that the contents are the same."""
+    shutil.copytree(Path(packed.url), scratch / "store")
+    store, prefix = open_store(str(scratch / "store")), scratch / "work"
+    assert isinstance(restore_to(store, prefix), RestoreResult)
+    event(prefix)
+    if is_compared:
+        assert environment_status(store, prefix).condition == "unchanged"
+    assert packing.pack(store, prefix, "work", jobs=1).unchanged == is_unchanged

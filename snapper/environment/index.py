@@ -61,9 +61,6 @@ ANY_CTIME = -1
 #: The ctime of files of which another version may be in the snapshot: they are looked at again.
 NO_CTIME = -2
 
-#: The ends of the names of files whose mtimes others depend on: those from which Python, numba, and Julia compile.
-_SOURCES = (".py", ".jl")
-
 #: Set in the modes of links that were packed as what they lead to; the sizes are those of that.
 FOLLOWED = stat.S_IFLNK
 
@@ -193,17 +190,16 @@ class Index:
         return entries
 
 
-def confirmed_row(path: str, row: IndexRow, status: os.stat_result, *, as_restored: bool) -> IndexRow:
-    """Return the row of a file with this status whose contents are those in the snapshot; `as_restored` if all is.
+def confirmed_row(row: IndexRow, status: os.stat_result, *, as_restored: bool) -> IndexRow:
+    """Return the row of a file with this status and the contents in the snapshot; `as_restored` if its hard links are.
 
-    With another mtime, a restore would write it otherwise; it is packed again if others depend on that.
+    One with another mtime is not vouched for: it is packed with that, since caches can depend on it.
     """
     size, mode, mtime, _, _, layer = row
     ctime, inode, now = status.st_ctime_ns, status.st_ino, clamped(status.st_mtime_ns)
-    if now != mtime and path.endswith(_SOURCES):
+    if now != mtime:
         return (size, mode, now, ctime, 0, layer)
-    is_rewritten = layer >= 0 and (now != mtime or not as_restored)
-    return (size, mode, now, ctime, inode, rewritten(layer) if is_rewritten else layer)
+    return (size, mode, mtime, ctime, inode, layer if as_restored or layer < 0 else rewritten(layer))
 
 
 def index_entry(file: File) -> IndexEntry:

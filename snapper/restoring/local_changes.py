@@ -83,7 +83,7 @@ def find_local_changes(
     )
     if same and since is not None:
         confirmed = {
-            path: confirmed_row(path, index.rows[path], status, as_restored=path not in comparison.separate)
+            path: confirmed_row(index.rows[path], status, as_restored=path not in comparison.separate)
             for path, status in statuses.items()
             if path in same
         }
