@@ -20,6 +20,7 @@ from snapper.environment.outside_paths import Surroundings
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
+from tests.support.staging import sign_lock
 
 
 def findings(
@@ -117,6 +118,7 @@ def test_environments_that_were_set_aside_are_named_and_put_back_by_any_restore(
     base, leftover = machine.home / "miniconda3", machine.home / ".miniconda3.snapper"
     place, *rest = place.split(", ")
     leftover.mkdir(mode=0o700)
+    sign_lock(leftover)
     make_data(leftover / place if rest else base)
     make_data(leftover / place / "envs/mine")
     (found,) = findings(machine, code=3)["Leftover"]

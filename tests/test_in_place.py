@@ -36,6 +36,7 @@ from tests.support.environments import make_data
 from tests.support.layers import META, encode_member, file, pack_members
 from tests.support.processes import forking, run_as
 from tests.support.sandbox import publish_layers
+from tests.support.staging import sign_lock
 from tests.support.users import unprivileged
 from tests.support.volumes import MOUNTS, in_image, mounted
 
@@ -314,6 +315,7 @@ def interrupt(prefix: Path) -> None:
     staging = prefix / INSIDE
     for directory in (staging, staging / OLD, staging / f"{ENTERING}_1"):
         directory.mkdir(mode=0o700)
+    sign_lock(staging)
     for name in ("conda-meta", ".snapper", "bin"):
         (prefix / name).rename(staging / f"{ENTERING}_1" / name)
 

@@ -43,6 +43,7 @@ from snapper.restoring.leftovers import remove_leftover_staging
 from snapper.restoring.replaced import next_tick
 from snapper.restoring.staging import Staging, staging_directory
 from tests.conftest import tree_of
+from tests.support.staging import sign_lock
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -557,11 +558,24 @@ def plant_public_directory(holder: Path, elsewhere: Path) -> None:
 
 def plant_other_directory(holder: Path, elsewhere: Path) -> None:
     """Whoever may write to the directory above can rename what this user has there."""
+    sign_lock(elsewhere)
     (elsewhere / "conda-meta").mkdir()
     elsewhere.rename(holder)
 
 
+def plant_private_directory(holder: Path, elsewhere: Path) -> None:
+    """A directory of this user, with names that snapper has used, and renamed by somebody else."""
+    (elsewhere / "tree_results").mkdir()
+    elsewhere.rename(holder)
+
+
+def plant_other_lock(holder: Path, elsewhere: Path) -> None:
+    (elsewhere / "lock").touch()
+    elsewhere.rename(holder)
+
+
 def plant_similar_names(holder: Path, elsewhere: Path) -> None:
+    sign_lock(elsewhere)
     (elsewhere / "tree_1").mkdir()
     elsewhere.rename(holder)
 
@@ -573,6 +587,8 @@ def plant_similar_names(holder: Path, elsewhere: Path) -> None:
         (plant_directory_of_another, "belongs to the user nobody"),
         (plant_directory_of_the_owner_above, "belongs to the user nobody"),
         (plant_public_directory, "other users may enter it"),
+        (plant_private_directory, "it contains"),
+        (plant_other_lock, "it contains"),
         (plant_other_directory, "'conda-meta'"),
         (plant_similar_names, "'tree_1'"),
     ],
@@ -599,6 +615,17 @@ def test_planted_staging_directory_is_refused_and_left_alone(
     assert tree_of(tmp_path) == before
 
 
+def test_other_directories_with_names_of_trees_of_0_1_0_are_kept(target: Path) -> None:
+    holder = target.parent / ".work.snapper"
+    (holder / "tree_results").mkdir(parents=True)
+    holder.chmod(0o700)
+    sign_lock(holder)
+    (holder / "tree_results/model").write_text("precious")
+    swap_in(target, "new")
+    (found,) = target.parent.rglob("model")
+    assert found.read_text() == "precious"
+
+
 @pytest.mark.parametrize("link", ["kept", "kept/envs", "old"])
 def test_links_in_the_staging_directory_are_not_followed(target: Path, tmp_path: Path, link: str) -> None:
     swap_in(target, "old")
@@ -610,6 +637,7 @@ def test_links_in_the_staging_directory_are_not_followed(target: Path, tmp_path:
     planted = target.parent / ".work.snapper" / link
     planted.parent.mkdir(parents=True, mode=0o700)
     (target.parent / ".work.snapper").chmod(0o700)
+    sign_lock(target.parent / ".work.snapper")
     planted.symlink_to(elsewhere / "envs" if link == "kept/envs" else elsewhere)
     swap_in(target, "new")
     assert text_in(target) == "new"
@@ -625,8 +653,8 @@ def test_leftovers_of_0_1_0_are_recovered(target: Path, kept: str) -> None:
     before = foreign_entries(target)
     holder = target.parent / ".work.snapper"
     holder.mkdir(mode=0o700)
-    (holder / "lock").touch(mode=0o600)
-    (holder / "treeab12_xyz" / "half").mkdir(parents=True)
+    sign_lock(holder)
+    (holder / "treeab12_xyz" / "conda-meta").mkdir(parents=True)
     (target / "envs").chmod(0o755)
     if kept == "kept":
         (holder / "kept" / "envs").mkdir(parents=True)

@@ -18,8 +18,7 @@ from snapper.fs.beneath import LOOKUP
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.locks import is_locked, is_open_file, try_lock
 from snapper.fs.moves import Entry
-from snapper.fs.private import open_private_directory
-from snapper.process.identity import user_at_host, utc_now
+from snapper.fs.private import is_made_by_snapper, open_private_directory, read_signature, sign
 
 LOCK = "lock"
 
@@ -61,9 +60,9 @@ _OWN_NAME = re.compile(
     rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|{CHECKING}|{CREATED}[0-9a-f]{{16}}|(?:{LEAVING}|{ENTERING})_[0-9]+"
     rf"|{TREE}(?:[0-9a-f]{{16}}|[a-z0-9_]{{8}})|{REPLACED}[0-9a-f]{{16}}_[0-9]+)\Z"
 )
+_RANDOM_TREE = re.compile(rf"{TREE}[0-9a-f]{{16}}\Z")
 _REPLACED_NAME = re.compile(rf"{REPLACED}\w+_([0-9]+)\Z")
 STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
-_MAX_SIGNATURE = 1024
 
 #: Attempts to lock a staging directory that other processes remove, or replace, at the same time.
 _ATTEMPTS = 1000
@@ -77,12 +76,13 @@ class LockedStaging(NamedTuple):
     lock: int
 
     def release(self) -> None:
-        """Remove the lock, and the staging directory if it is empty.
+        """Remove the lock and the staging directory if nothing else is in it: the lock shows that snapper has made it.
 
         The lock is closed first, as NFS keeps files that are open.
         """
         with suppress(OSError):
-            os.unlink(LOCK, dir_fd=self.directory)
+            if os.listdir(self.directory) == [LOCK]:
+                os.unlink(LOCK, dir_fd=self.directory)
         os.close(self.lock)
         os.close(self.directory)
         with suppress(OSError):
@@ -103,6 +103,11 @@ def time_in_name(name: str) -> int | None:
     """Return the time in a name that `replaced_name` has returned; None for other names."""
     match = _REPLACED_NAME.match(name)
     return int(match[1]) if match else None
+
+
+def has_random_name(tree: str) -> bool:
+    """Return whether a tree has a name that nothing but snapper makes, unlike that of a tree of 0.1.0."""
+    return _RANDOM_TREE.match(tree) is not None
 
 
 def lock_staging(parent: int, path: Path, target: Path) -> LockedStaging:
@@ -164,20 +169,29 @@ def _is_leftover(name: str, parent: int) -> bool:
 
 
 def _unknown_names(directory: int) -> list[str]:
-    """Return the names in the staging directory that snapper does not use."""
-    return [name for name in os.listdir(directory) if not _OWN_NAME.match(name)]
+    """Return the names in the staging directory of what snapper has not made: all unless it has signed the lock."""
+    names = sorted(os.listdir(directory), key=LOCK.__eq__)
+    return (
+        [name for name in names if not _OWN_NAME.match(name)]
+        if is_made_by_snapper(directory, LOCK)
+        else names
+    )
 
 
 def _open_staging(parent: int, path: Path) -> int:
     """Open the staging directory; raise TargetOccupied if somebody else may have put something in it."""
-    advice = "Remove it or have its owner remove it, then run this again. Or use another directory."
+    advice = "Move or remove it, or have its owner do that, then run this again. Or use another directory."
     try:
         directory = open_private_directory(path.name, parent)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise TargetOccupied(str(path), error.strerror or str(error), advice) from None
-    unknown = _unknown_names(directory)
+    try:
+        unknown = _unknown_names(directory)
+    except BaseException:
+        os.close(directory)
+        raise
     if unknown:
         os.close(directory)
         raise TargetOccupied(str(path), f"it contains {unknown[0]!r}, which is not from snapper", advice)
@@ -190,20 +204,12 @@ def _lock_file(directory: int, target: Path) -> int | None:
     descriptor = os.open(LOCK, flags, 0o600, dir_fd=directory)
     try:
         if not try_lock(descriptor):
-            holder = os.pread(descriptor, _MAX_SIGNATURE, 0).decode(errors="replace").strip()
-            raise TargetLocked(str(target), holder)
+            raise TargetLocked(str(target), read_signature(descriptor))
         if is_open_file(descriptor, LOCK, directory):
-            _sign(descriptor)
+            sign(descriptor)
             return descriptor
     except BaseException:
         os.close(descriptor)
         raise
     os.close(descriptor)
     return None
-
-
-def _sign(lock: int) -> None:
-    """Write into the lock file who holds it, unless the disk is full."""
-    with suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{user_at_host()} (process {os.getpid()}, since {utc_now()})\n".encode(), 0)

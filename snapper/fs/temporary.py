@@ -7,7 +7,6 @@ even if they may write to the directory for temporary files: see `private`.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,17 +15,14 @@ from pathlib import Path
 
 from snapper.fs.directories import closing_descriptor, opened_directory
 from snapper.fs.locks import is_locked, lock
-from snapper.fs.private import create_private_directory, open_private_directory
+from snapper.fs.private import create_private_directory, is_made_by_snapper, open_private_directory, sign
 from snapper.fs.removal import remove_contents
 from snapper.process.signals import defer_signals
 
 _PREFIX = "snapper-scratch-"
 _LOCK = "lock"
 
-#: What snapper creates in such a directory: the lock, and directories with random names (`work` in 0.1.0).
-_OWN_NAME = re.compile(r"(?:lock|work|[0-9a-f]{16,})\Z")
-
-#: A directory younger than this may not have its lock yet, in seconds.
+#: A directory younger than this may not have its lock, or a signature in it, yet, in seconds.
 _LOCK_GRACE = 60
 
 
@@ -53,6 +49,7 @@ def _locked(holder: int) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with closing_descriptor(os.open(_LOCK, flags, 0o600, dir_fd=holder)) as descriptor:
         lock(descriptor)
+        sign(descriptor)
         yield
 
 
@@ -67,9 +64,10 @@ def _remove_leftovers(top: int) -> None:
 
 
 def _is_leftover(holder: int) -> bool:
-    if not all(map(_OWN_NAME.match, os.listdir(holder))):
+    if not is_made_by_snapper(holder, _LOCK):
         return False
-    try:
-        return not is_locked(_LOCK, holder)
-    except FileNotFoundError:
-        return time.time() - os.fstat(holder).st_mtime > _LOCK_GRACE
+    with suppress(FileNotFoundError):
+        if is_locked(_LOCK, holder):
+            return False
+    has_been_locked = len(os.listdir(holder)) > 1
+    return has_been_locked or time.time() - os.fstat(holder).st_mtime > _LOCK_GRACE

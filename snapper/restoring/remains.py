@@ -14,9 +14,11 @@ from snapper.environment.staging_lock import (
     KEPT,
     LOCK,
     TREE,
+    has_random_name,
     replaced_name,
     time_in_name,
 )
+from snapper.format.constraints import CONDA_META, STATE_DIRECTORY
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.moves import Entry, move
 from snapper.fs.removal import LONG_AGO, remove_older, remove_tree
@@ -47,11 +49,14 @@ def remove_remains(
     for name in os.listdir(directory):
         if name != LOCK and name not in spared:
             with suppress(OSError):
-                _remove(name, directory, place, target, seen)
+                if has_random_name(name):
+                    remove_tree(name, directory)
+                else:
+                    _remove(name, directory, place, target, seen)
 
 
 def _remove(name: str, directory: int, place: KeepingPlace, target: Path, seen: Mapping[str, Seen]) -> None:
-    """Remove a tree, or keep it.
+    """Remove a directory, or keep it.
 
     It is kept if it has been at the target without being checked and may have changed, and if it has something that is
     not part of the environment. May raise OSError.
@@ -59,13 +64,13 @@ def _remove(name: str, directory: int, place: KeepingPlace, target: Path, seen: 
     with suppress(OSError):
         os.rmdir(name, dir_fd=directory)
         return
-    if name.startswith(TREE):
-        remove_tree(name, directory)
-        return
     tree = open_if_directory(name, directory)
     if tree is None:
         return
     with closing_descriptor(tree):
+        if name.startswith(TREE) and _is_environment(tree):
+            remove_tree(name, directory)
+            return
         if name == KEPT or name.startswith(CREATED):
             _remove_created(tree, Entry(directory, name), place, target)
             return
@@ -91,6 +96,11 @@ def _why_kept(tree: int, name: str, seen: Mapping[str, Seen]) -> str:
         return seen[name].kept if name in seen else "snapper was killed"
     nested = foreign_names(tree)
     return f"{nested[0]!r} could not be moved to the new directory" if nested else ""
+
+
+def _is_environment(tree: int) -> bool:
+    """Return whether an open directory is an environment or the beginning of one, unlike others with such a name."""
+    return not {CONDA_META, STATE_DIRECTORY}.isdisjoint(os.listdir(tree))
 
 
 def _remove_created(tree: int, entry: Entry, place: KeepingPlace, target: Path) -> None:
