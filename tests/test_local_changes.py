@@ -450,6 +450,7 @@ def test_changed_environments_in_mount_points_are_kept_inside(
     prefix.mkdir()
     with mounted("tmpfs", prefix, scratch / "volume"):
         assert isinstance(restore_to(packed, prefix, "work@~1"), RestoreResult)
+        assert not InstalledEnvironment(prefix).is_touched()
         (prefix / DATA).write_text("other results")
         if step is not None:
             arguments = (step, Restored(packed, prefix), "aside")

@@ -221,7 +221,7 @@ class _Wave:
                 )
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
                     staging.remove_replaced(self._workers)
-            if unpacked.linked:
+            if unpacked.linked or staging.moves_entries:
                 _renew_index(environment, header, unpacked)
             if staged.checked:
                 CheckedLayers().remember(staged.checked)
@@ -268,7 +268,11 @@ def _write_state(plan: RestorePlan, tree: PinnedDirectory, unpacked: UnpackResul
 
 
 def _renew_index(environment: PinnedDirectory, header: IndexHeader, unpacked: UnpackResult) -> None:
-    """Write the index after the swap: removing the replaced tree changed the ctime of files that both trees link."""
+    """Write the index after the swap, as if it had been taken then.
+
+    Removing the replaced tree changed the ctime of files that both trees link, and moving what is in a tree that of
+    directories.
+    """
     with suppress(OSError):
         state.write_index(environment, replace(header, taken=clock.next_tick(environment)), unpacked.index)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from snapper.environment.contents import complete, exchange_contents, unfinished
 from snapper.environment.foreign import is_foreign
@@ -44,6 +45,8 @@ class StagingInPlace(StagedTree):
 
     environment: int
     is_in_image: bool
+
+    moves_entries: ClassVar[bool] = True
 
     @property
     def can_link(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from snapper.fs.handles import DirectoryHandle, directory_handle
 from snapper.fs.moves import Entry
@@ -36,6 +36,9 @@ class StagedTree:
     entry: Entry
     directory: int
     seen: dict[str, Seen]
+
+    #: Whether a swap moves what is in the tree, rather than the tree as a whole.
+    moves_entries: ClassVar[bool] = False
 
     @property
     def can_link(self) -> bool:
