@@ -344,12 +344,38 @@ def test_metadata_is_limited_in_total(prefix: Path, name: str, monkeypatch: pyte
         (site / f"a{number}-2.dist-info/METADATA").write_text("Name: a\n")
         (site / f"a{number}-2.dist-info" / name).unlink(missing_ok=True)
         (site / f"a{number}-2.dist-info" / name).symlink_to("../large")
-    (site / "large").write_bytes(b"x\n" * 5000)
+    (site / "large").write_bytes((b"x" * 99 + b"\n") * 100)
     unowned = {file.path: file for file in walk(prefix).files}
     assert len(pip.distributions(prefix, unowned)) == 4
     monkeypatch.setattr(pip, "_MOST_METADATA", 35_000)
     with pytest.raises(FileOperationFailed, match=r"a3-2\.dist-info"):
         pip.distributions(prefix, unowned)
+
+
+@pytest.mark.parametrize("row", ["a\n", "\r", "\n"])
+def test_short_rows_of_records_count_like_others(
+    prefix: Path, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some 5 microseconds each would be minutes for 128 MiB of them."""
+    metadata = prefix / "lib/python3.11/site-packages/a-2.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Name: a\n")
+    (metadata / "RECORD").write_bytes(row.encode() * 900)
+    unowned = {file.path: file for file in walk(prefix).files}
+    monkeypatch.setattr(pip, "_MOST_METADATA", 60_000)
+    assert len(pip.distributions(prefix, unowned)) == 1
+    monkeypatch.setattr(pip, "_MOST_METADATA", 50_000)
+    with pytest.raises(FileOperationFailed, match=r"a-2\.dist-info/RECORD"):
+        pip.distributions(prefix, unowned)
+
+
+@pytest.mark.parametrize("row", [b"," * 100_000, b'"\n",,,,' * 20_000])
+def test_long_rows_of_records_end_them(row: bytes) -> None:
+    """Each field takes memory."""
+    assert [path for path, _, _ in pip.parse_record(b'a,,\n"b\nc",,\n' + row + b"\nd,,\n", "s")] == [
+        "s/a",
+        "s/b\nc",
+    ]
 
 
 @pytest.mark.parametrize(

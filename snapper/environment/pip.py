@@ -29,6 +29,10 @@ LARGEST_RECORD = 32 << 20
 #: The most metadata of all distributions, in bytes: a RECORD takes 100 for each file. Many can be links to one file.
 _MOST_METADATA = 128 << 20
 
+#: What a row of a RECORD counts as, at least, and the longest one, in bytes: those of pip have 60 or more.
+_SHORTEST_ROW = 60
+_LONGEST_ROW = 64 << 10
+
 _SIZE = re.compile(r"[0-9]{1,18}")
 _ENTRY_POINT = re.compile(r"^[ \t]*([\w.-]+)[ \t]*=", re.M)
 
@@ -134,11 +138,21 @@ class _MetadataFiles:
             if error.errno == errno.ELOOP:
                 return b""
             raise
-        self._remaining -= len(data)
+        self._count(path, len(data))
+        return data
+
+    def read_record(self, path: str) -> bytes:
+        """Return the contents of a RECORD, each row of which takes time. May raise OSError."""
+        data = self.read(path, LARGEST_RECORD)
+        rows = data.count(b"\n") + data.count(b"\r")
+        self._count(path, max(0, rows * _SHORTEST_ROW - len(data)))
+        return data
+
+    def _count(self, path: str, size: int) -> None:
+        self._remaining -= size
         if self._remaining < 0:
             reason = f"with it, the metadata of distributions has more than {_MOST_METADATA:,} bytes"
             raise OSError(errno.EFBIG, reason, f"{self._prefix}/{path}")
-        return data
 
 
 def _read_distribution(files: _MetadataFiles, metadata: str, unowned: Mapping[str, File]) -> Distribution:
@@ -158,20 +172,31 @@ def _is_prebuilt(files: _MetadataFiles, directory: str) -> bool:
 def _listed_files(files: _MetadataFiles, record: str, wanted: Collection[str]) -> dict[str, tuple[str, str]]:
     """Return the files of the environment that a RECORD lists, if wanted, with their checksums and sizes as text."""
     site = posixpath.dirname(posixpath.dirname(record))
-    rows = parse_record(files.read(record, LARGEST_RECORD), site)
+    rows = parse_record(files.read_record(record), site)
     return {path: (checksum, size) for path, checksum, size in rows if path in wanted}
 
 
 def parse_record(data: bytes, site: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the paths that the RECORD of a distribution in the directory `site` lists, up to a malformed line.
+    """Yield the paths that the RECORD of a distribution in the directory `site` lists, up to a malformed or long row.
 
     Each has a checksum as ALGORITHM=BASE64 and a size, both as text.
     """
     text = data.decode("utf-8", "surrogateescape")
+    remaining = _LONGEST_ROW
+
+    def lines() -> Iterator[str]:
+        nonlocal remaining
+        for line in io.StringIO(text, newline=""):
+            remaining -= len(line)
+            if remaining < 0:
+                raise csv.Error("the row is too long")
+            yield line
+
     with suppress(csv.Error):
-        for row in csv.reader(io.StringIO(text, newline="")):
+        for row in csv.reader(lines()):
+            remaining = _LONGEST_ROW
             if row:
-                path, checksum, size, *_ = (*row, "", "")
+                path, checksum, size = (*row, "", "")[:3]
                 yield posixpath.normpath(posixpath.join(site, path)), checksum, size
 
 
