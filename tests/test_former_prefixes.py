@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 import os
+import py_compile
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -21,6 +23,7 @@ WRITTEN_BEFORE = {
     "bin/tool": "#!%s/bin/python\nimport tool\n",
     "bin/own": "#!%s/bin/python -x\n",
     "own.pc": "prefix=%s\n",
+    "own.py": "DATA = '%s/share'\n",
 }
 #: What the user writes afterwards.
 WRITTEN_LATER = {
@@ -28,6 +31,7 @@ WRITTEN_LATER = {
     "compare.json": '{"baseline": "%s/share/model"}\n',
     "wide.txt": "%s/share\n",
     "both.txt": "%%own/a %s/b\n",
+    "later.py": "DATA = '%s/share'\n",
 }
 LINK = "baseline"
 
@@ -67,6 +71,8 @@ def write(prefix: Path, other: Path) -> None:
         encoding = "utf-16" if name == "wide.txt" else "utf-8"
         (prefix / name).write_text((text % other).replace("%own", str(prefix)), encoding=encoding)
     (prefix / LINK).symlink_to(other / "share")
+    for module in ("own.py", "later.py"):
+        py_compile.compile(str(prefix / module))
 
 
 def copied(prefix: Path) -> Path:
@@ -140,6 +146,10 @@ def check_restored(machine: Machine, other: Path) -> Path:
         encoding = "utf-16" if name == "wide.txt" else "utf-8"
         assert (prefix / name).read_text(encoding) == (text % other).replace("%own", str(prefix))
     assert os.readlink(prefix / LINK) == f"{other}/share"
+    for module, path in (("own", prefix), ("later", other)):  # what Python compiled after the copy
+        (compiled,) = prefix.glob(f"__pycache__/{module}.*")
+        constants = marshal.loads(compiled.read_bytes()[16:]).co_consts
+        assert f"{path}/share" in constants
     return prefix
 
 
@@ -171,6 +181,7 @@ def test_former_prefix_of_a_copy_over_time(machine: Machine, tmp_path: Path) -> 
     assert pack("now", now)[1] == named
     for name, text in WRITTEN_BEFORE.items():
         (now / name).write_text(text % now)
+    shutil.rmtree(now / "__pycache__")
     assert pack("now", now)[1] == named
     (now / "later.cfg").write_text(f"{was}\n")
     assert pack("now", now)[1] == {str(was): sorted([*named[str(was)], "later.cfg"])}

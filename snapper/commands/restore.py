@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snapper import kernels
@@ -32,6 +33,7 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.destinations import UnusedLocation
+from snapper.restoring.errors import pack_command
 from snapper.restoring.inspection import InspectedRequest, inspect_request
 from snapper.restoring.leftovers import remove_leftover_staging
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
@@ -77,6 +79,11 @@ class RestoreResult:
     instead_of: str = ""
     unused_location: UnusedLocation | None = None
     kept: tuple[str, ...] = ()
+
+    @property
+    def pack_command(self) -> str:
+        """The command that packs the environment under its name."""
+        return pack_command(Path(self.prefix), self.environment)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from snapper.environment.platforms import platform_of_records
 from snapper.environment.prefixes import spellings
 from snapper.environment.variables import environment_variables
 from snapper.format import manifest
+from snapper.format.bytecode import probable_source_of
 from snapper.format.constraints import directory_mode
 from snapper.format.model import FORMAT, Snapshot, StoredLayer
 from snapper.kernels.kernelspecs import shipped_kernels
@@ -138,8 +139,18 @@ def _files_naming_others(source: PackSource, plan: PackPlan) -> dict[str, tuple[
     others = OtherEnvironments() if source.foreign_prefix else source.installed.other_environments
     if not others.since:
         return {}
-    files = (item.file for owner in plan.others if owner.kind == "files" for item in owner.files)
-    named = {file.path: others.named_by(file) for file in files if not file.path.startswith(f"{META}/")}
+    files = {
+        item.file.path: item.file
+        for owner in plan.others
+        if owner.kind == "files"
+        for item in owner.files
+        if not item.file.path.startswith(f"{META}/")
+    }
+    named: dict[str, tuple[str, ...]] = {}
+    for path, file in files.items():
+        module = probable_source_of(path)  # what Python has compiled from it means the same
+        decisive = files.get(module) if module and module in source.tree.by_path else file
+        named[path] = others.named_by(decisive) if decisive else ()
     return {path: prefixes for path, prefixes in named.items() if prefixes}
 
 

@@ -86,14 +86,16 @@ class _Collection:
         if not candidates:
             return self.context
         content = bytes(data)
-        contained = {*contained_paths(content, {*self.context.prefixes, *candidates})}
+        is_compiled = file.path.endswith(".pyc")  # what precedes a path in it can be any byte
+        paths = {*self.context.prefixes, *candidates}
+        contained = paths if is_compiled else {*contained_paths(content, paths)}
         named = tuple(
             path
             for path in candidates
             if (path in contained or find_wide_encoding(content, path))
             and not self.context.is_copy(path, file.path, content)
         )
-        if named and not file.path.endswith(".pyc"):  # its source names them
+        if named and not is_compiled:  # its source names them
             self.prefixes.others[file.path] = named
         return self.context.without(named) if named else self.context
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from snapper.environment.tree import File
 from snapper.format import object_code
-from snapper.format.model import StoredLayer
+from snapper.format.bytecode import probable_source_of
+from snapper.format.model import LARGEST_LAYER, StoredLayer
 from snapper.fs.small_files import read_beneath
 from snapper.packing.files import FilePlace
 from snapper.packing.included import IncludedSources
@@ -103,9 +104,15 @@ class PackContext:
     def _views(self) -> dict[tuple[str, ...], PackContext]:
         return {}
 
-    @staticmethod
-    def is_copy(other: str, path: str, data: bytes) -> bool:
-        """Return whether the environment at another path has the same file: this one was copied from there."""
+    def is_copy(self, other: str, path: str, data: bytes) -> bool:
+        """Return whether the environment at another path has the same file: this one was copied from there.
+
+        What Python has compiled is a copy if its source is one.
+        """
+        source = probable_source_of(path)
+        with suppress(OSError):
+            if source is not None:
+                path, data = source, read_beneath(Path(self.directory), source, LARGEST_LAYER)
         with suppress(OSError):
             return read_beneath(Path(other), path, len(data)) == data
         return False

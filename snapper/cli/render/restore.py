@@ -116,7 +116,7 @@ def _print_result(result: RestoreResult) -> None:
         if result.changed:
             output.notice(
                 f"  {plural(result.changed, 'file')} changed since the last pack; pack with: "
-                f"snapper pack {result.environment}"
+                f"{result.pack_command}"
             )
     else:
         took = f"{size(result.size)} in {result.seconds:.1f} s"
