@@ -131,6 +131,23 @@ def test_every_reader_of_layers_survives_every_attack_on_extraction(sandbox: Pat
     assert min(refused.values()) > 30, refused
 
 
+def test_names_of_a_file_in_pieces_share_its_contents(sandbox: Path) -> None:
+    """Thousands of pieces and of hard links to the file would take gigabytes."""
+    pieces = [
+        first_piece(900, b"x" * 300),
+        next_piece(300, b"x" * 300, 900),
+        next_piece(600, b"x" * 300, 900),
+    ]
+    links = pack_members(encode_member(META), *(hardlink(f"link{number}", "big") for number in range(3)))
+    store = open_store(str(sandbox / "store"), create=True)
+    publish_layers(store, [*pieces, links])
+    with WorkerPool(store, 1) as workers:
+        whole = list_contents([layer for layer, _ in (*pieces, links)], workers, NO_PROGRESS)
+        part = list_contents([layer for layer, _ in (*pieces[:2], links)], workers, NO_PROGRESS)
+    assert {id(whole[f"link{number}"]) for number in range(3)} == {id(whole["big"])}
+    assert part["link0"] == part["big"] != whole["big"]
+
+
 def test_comparing_does_not_follow_links_outside(sandbox: Path) -> None:
     """A directory of the environment, with a file in the snapshot, has been replaced by a link."""
     prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("a/secret", b"secret"))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import closing
 from typing import NamedTuple
 
@@ -50,10 +50,11 @@ _reader = LayerReader()
 
 def list_contents(
     layers: Iterable[Layer], workers: WorkerPool[Store], progress: Progress
-) -> dict[str, frozenset[Content]]:
-    """Return what layers of the workers' store hold, by path: one content each, or several pieces. Raise Corrupted.
+) -> dict[str, Content]:
+    """Return what layers of the workers' store hold, by path. Raise Corrupted.
 
-    Hard links have the contents of the files that they refer to, if one of the layers has these.
+    Hard links have the contents of the files that they refer to, if one of the layers has these: each name of a file
+    has its contents.
     """
     contents: dict[str, set[Content]] = defaultdict(set)
     sizes = {
@@ -65,17 +66,19 @@ def list_contents(
             for path, content in members:
                 contents[path].add(content)
             progress.advance(sizes[number])
-    return {path: _without_links(found, contents) for path, found in contents.items()}
+    joined = {path: _join(found) for path, found in contents.items()}
+    return {
+        path: joined.get(content.data, content) if content.type == "hardlink" else content
+        for path, content in joined.items()
+    }
 
 
-def _without_links(found: Iterable[Content], contents: Mapping[str, set[Content]]) -> frozenset[Content]:
-    """Return contents with those of the files that hard links refer to, as far as these are known, in place of the
-    links: each name of a file has its contents.
-    """
-    resolved = set[Content]()
-    for content in found:
-        resolved |= contents.get(content.data, {content}) if content.type == "hardlink" else {content}
-    return frozenset(resolved)
+def _join(pieces: set[Content]) -> Content:
+    """Return the only content, or one that stands for all pieces of a file, which can have as many hard links."""
+    if len(pieces) == 1:
+        return next(iter(pieces))
+    digest = hashlib.sha256("".join(sorted(map(repr, pieces))).encode()).hexdigest()
+    return Content("file", 0, digest, None)
 
 
 def list_layer(store: Store, layer: Layer) -> list[ListedMember]:

@@ -130,7 +130,7 @@ def _split_paths(snapshot: Snapshot) -> set[str]:
 
 
 def _compare_contents(
-    before: Mapping[str, frozenset[Content]], after: Mapping[str, frozenset[Content]], split: set[str]
+    before: Mapping[str, Content], after: Mapping[str, Content], split: set[str]
 ) -> FileChanges:
     """Compare what the layers that differ hold; files in `split` are in both snapshots, with other pieces in layers
     that do not differ.
