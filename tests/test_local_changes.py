@@ -22,6 +22,7 @@ from snapper.commands.status import environment_status
 from snapper.environment import contents, state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format.constraints import packed_mode
+from snapper.fs.directories import opened_directory
 from snapper.repository.refs import lineage, read_ref
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring import remains, replaced, staging
@@ -294,6 +295,7 @@ def test_nothing_is_lost(event: Event, restored: Restored) -> None:
     assert isinstance(restore_to(store, prefix), RestoreResult)
     assert (prefix / "share/new").exists()
     assert stat.S_IMODE((prefix / "bin/tool").stat().st_mode) == 0o755
+    assert (prefix / "share/twin").samefile(prefix / "etc/config")
 
 
 @events(tuple(CHANGED))
@@ -312,6 +314,19 @@ def test_changes_are_not_lost(event: Event, restored: Restored) -> None:
     assert {path: item[2] for path, item in tree_of(prefix).items()} == {
         path: item[2] for path, item in before.items()
     }
+
+
+@pytest.mark.parametrize("event", [None, change_same_size])
+def test_what_a_killed_restore_has_left_is_kept_if_it_was_modified(
+    event: Event | None, restored: Restored
+) -> None:
+    """Nothing tells whether it was compared, and the store is not read to find out."""
+    prefix = restored.prefix
+    if event:
+        event(prefix)
+    with opened_directory(prefix) as directory:
+        assert replaced.is_as_written(directory, prefix) is (event is None)
+        assert replaced.is_rest_as_written(directory, prefix) is (event is None)
 
 
 # --- modes ------------------------------------------------------------------------------------------------
@@ -460,7 +475,9 @@ def test_changed_environments_in_mount_points_are_kept_inside(
             assert process.exitcode == -signal.SIGKILL
         assert isinstance(restore_to(packed, prefix, on_change="aside"), RestoreResult)
         assert (prefix / "share/new").exists()
-        assert [(top / DATA).read_text() for top in prefix.glob("work.replaced-*")] == ["other results"]
+        (kept,) = prefix.glob("work.replaced-*")
+        assert (kept / DATA).read_text() == "other results"
+        assert (kept / "etc/config").exists()
 
 
 def test_unknown_environments_are_kept_aside(own_store: Restored) -> None:

@@ -48,7 +48,8 @@ def _is_ambiguous(files: _ChangedFiles, drift: Drift, snapshot: Snapshot) -> boo
     pip, may have changed too.
     """
     known = {_record_path(package.dist) for package in snapshot.packages}
-    return bool(set(files.records) - set(drift.added) - known or set(files.metadata) & set(drift.changed))
+    changed = {*drift.changed, *drift.modified}
+    return bool(set(files.records) - set(drift.added) - known or set(files.metadata) & changed)
 
 
 def _updated_packages(

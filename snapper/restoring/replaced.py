@@ -210,7 +210,7 @@ def is_rest_as_written(directory: int, target: Path) -> bool:
     except (SnapperError, OSError):
         return False
     added = [path for path in drift.added if not any(row.startswith(path) for row in index.rows)]
-    return is_own_only and not (added or drift.changed)
+    return is_own_only and not (added or drift.changed or drift.modified)
 
 
 def keep(aside: Entry, place: KeepingPlace, target: Path, reason: str) -> None:
