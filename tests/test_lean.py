@@ -68,9 +68,9 @@ print(json.dumps([[*sys.modules], len(own), patterns]), file=sys.stderr)
         (["--help"], 76, 11),
         (["restore", "--help"], 55, 11),
         (["list"], 72, 15),
-        (["status"], 142, 33),
-        (["restore", "--all"], 149, 32),
-        (["pack", "data"], 159, 53),
+        (["status"], 143, 33),
+        (["restore", "--all"], 150, 32),
+        (["pack", "data"], 160, 53),
     ],
 )
 def test_commands_import_little(

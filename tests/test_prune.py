@@ -28,10 +28,10 @@ from snapper.errors import LayersPruned, LeaseExpired, SnapperError, StoreLocked
 from snapper.format.layout import Layout
 from snapper.format.model import HistoryEntry, Ref
 from snapper.kernels.launch_template import LAUNCH_SCRIPT_TEMPLATE
-from snapper.process.identity import is_marked, marked, process_start_time
+from snapper.process.identity import boot_id, is_marked, marked, process_start_time
 from snapper.process.progress import NullProgress
 from snapper.repository import locks
-from snapper.repository.locks import boot_id, boottime, pack_intent, prune_lock
+from snapper.repository.locks import boottime, pack_intent, prune_lock
 from snapper.repository.refs import advance_ref, environment_names
 from snapper.repository.snapshots import has_snapshot, read_snapshot, require_layers
 from snapper.repository.specs import SnapshotSpec

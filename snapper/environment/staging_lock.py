@@ -16,7 +16,8 @@ from typing import NamedTuple
 from snapper.errors import TargetLocked, TargetOccupied
 from snapper.fs.beneath import LOOKUP
 from snapper.fs.directories import closing_descriptor
-from snapper.fs.locks import is_locked, is_open_file, try_lock
+from snapper.fs.lock_names import is_lease_name
+from snapper.fs.locks import HeldLock, hold, is_locked
 from snapper.fs.moves import Entry
 from snapper.fs.private import is_made_by_snapper, open_private_directory, read_signature, sign
 
@@ -69,11 +70,11 @@ _ATTEMPTS = 1000
 
 
 class LockedStaging(NamedTuple):
-    """A staging directory, and descriptors of it and of the locked file in it."""
+    """A staging directory, a descriptor of it, and the lock on the file in it."""
 
     entry: Entry
     directory: int
-    lock: int
+    lock: HeldLock
 
     def release(self) -> None:
         """Remove the lock and the staging directory if nothing else is in it: the lock shows that snapper has made it.
@@ -81,9 +82,9 @@ class LockedStaging(NamedTuple):
         The lock is closed first, as NFS keeps files that are open.
         """
         with suppress(OSError):
-            if os.listdir(self.directory) == [LOCK]:
+            if [name for name in os.listdir(self.directory) if not is_lease_name(name, LOCK)] == [LOCK]:
                 os.unlink(LOCK, dir_fd=self.directory)
-        os.close(self.lock)
+        self.lock.release()
         os.close(self.directory)
         with suppress(OSError):
             os.rmdir(self.entry.name, dir_fd=self.entry.directory)
@@ -172,7 +173,7 @@ def _unknown_names(directory: int) -> list[str]:
     """Return the names in the staging directory of what snapper has not made: all unless it has signed the lock."""
     names = sorted(os.listdir(directory), key=LOCK.__eq__)
     return (
-        [name for name in names if not _OWN_NAME.match(name)]
+        [name for name in names if not (_OWN_NAME.match(name) or is_lease_name(name, LOCK))]
         if is_made_by_snapper(directory, LOCK)
         else names
     )
@@ -198,18 +199,20 @@ def _open_staging(parent: int, path: Path) -> int:
     return directory
 
 
-def _lock_file(directory: int, target: Path) -> int | None:
+def _lock_file(directory: int, target: Path) -> HeldLock | None:
     """Return the locked file in the staging directory, None to try again; raise TargetLocked."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(LOCK, flags, 0o600, dir_fd=directory)
+    file = Entry(directory, LOCK)
     try:
-        if not try_lock(descriptor):
+        held = hold(file, descriptor)
+        if held is None:
             raise TargetLocked(str(target), read_signature(descriptor))
-        if is_open_file(descriptor, LOCK, directory):
-            sign(descriptor)
-            return descriptor
     except BaseException:
         os.close(descriptor)
         raise
-    os.close(descriptor)
+    if file.is_open_as(descriptor):
+        sign(descriptor)
+        return held
+    held.release()
     return None

@@ -11,17 +11,21 @@ import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from snapper.fs.beneath import LISTING
-from snapper.fs.directories import sync_directory
-from snapper.fs.locks import is_open_file, try_lock
+from snapper.fs.directories import sync_directory, sync_names
+from snapper.fs.locks import is_open_file, is_without_locks, try_lock
 from snapper.fs.moves import Entry
 from snapper.process.signals import defer_signals
 
 _TEMPORARY = re.compile(r"\..{1,16}\.[0-9a-f]{16}\Z", re.S)
+
+#: How long nothing has been written to an abandoned file where the file system has no locks, in seconds.
+_ABANDONED_AFTER = 3600
 
 #: Attempts to create a temporary file that no other process has locked or removed.
 _ATTEMPTS = 20
@@ -63,7 +67,7 @@ def write_entry(
                 os.unlink(temporary.name, dir_fd=temporary.directory)
             raise
     if durable:
-        os.fsync(target.directory)
+        sync_names(target.directory)
     return status
 
 
@@ -133,8 +137,18 @@ def _create_temporary(target: Entry, mode: int) -> tuple[Entry, int]:
 def _is_locked_by_us(descriptor: int) -> bool:
     try:
         return try_lock(descriptor)
-    except OSError:  # without locks on this file system, leftovers are not removed either
+    except OSError:  # leftovers are recognized by their age on this file system
         return True
+
+
+def _is_abandoned(descriptor: int) -> bool:
+    """Return whether the writer of a temporary file has ended. May raise OSError if that is unknown."""
+    try:
+        return try_lock(descriptor)
+    except OSError as error:
+        if not is_without_locks(error):
+            raise
+    return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_AFTER
 
 
 def _remove_unlocked(file: Entry) -> bool:
@@ -142,7 +156,7 @@ def _remove_unlocked(file: Entry) -> bool:
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(file.name, flags, dir_fd=file.directory)
     try:
-        if not try_lock(descriptor):
+        if not _is_abandoned(descriptor):
             return False
         os.unlink(file.name, dir_fd=file.directory)
         return True

@@ -19,6 +19,9 @@ from snapper.fs.pinned import PinnedDirectory
 #: How many directories a tree keeps open at most, and a quarter of all descriptors, as there can be several trees.
 _MAX_DESCRIPTORS = 128
 
+#: What fsync of a directory fails with on file systems that cannot do that.
+_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+
 #: The mode of directories that a tree creates.
 _NEW_DIRECTORY = 0o755
 
@@ -189,9 +192,19 @@ def sync_directory(path: str | Path, dir_fd: int | None = None) -> None:
     """Make the names in a directory durable. May raise OSError."""
     descriptor = os.open(path, LISTING & ~os.O_NOFOLLOW, dir_fd=dir_fd)
     try:
-        os.fsync(descriptor)
+        sync_names(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_names(directory: int) -> None:
+    """Make the names in an open directory durable, where the file system can. May raise OSError."""
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+        os.fstat(directory)  # fails if the descriptor is not open, which is EBADF as well
 
 
 @contextmanager

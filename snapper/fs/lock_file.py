@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from snapper.fs.locks import is_open_file, try_lock
+from snapper.fs.locks import HeldLock, hold, lease_holder
+from snapper.fs.moves import Entry
 from snapper.fs.ownership import access_list, is_of_this_user, owner_name
 
 LOCK_FILE = ".lock"
@@ -44,7 +45,7 @@ def locked(directory: int, report: Callable[[str], object]) -> Iterator[None]:
     If another process holds it for long, `report` is called once with what is known about that process.
     """
     started, pause, reported = time.monotonic(), _FIRST_PAUSE, False
-    while (descriptor := _try_to_lock(directory)) is None:
+    while (held := _try_to_lock(directory)) is None:
         waited = time.monotonic() - started
         if waited > _GIVE_UP_AFTER:
             raise LockTimeout(_holder(directory))
@@ -56,11 +57,11 @@ def locked(directory: int, report: Callable[[str], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        held.release()
 
 
-def _try_to_lock(directory: int) -> int | None:
-    """Return a descriptor that holds the lock, or None if another process holds it or the file must be made anew."""
+def _try_to_lock(directory: int) -> HeldLock | None:
+    """Return the lock, or None if another process holds it or the file must be made anew."""
     try:
         descriptor = _open_existing(directory)
         is_complete = _is_complete(descriptor, directory)
@@ -69,15 +70,24 @@ def _try_to_lock(directory: int) -> int | None:
         if created is None:
             return None
         descriptor, is_complete = created, True
+    file = Entry(directory, LOCK_FILE)
     try:
-        if try_lock(descriptor) and is_open_file(descriptor, LOCK_FILE, directory):
-            if is_complete:
-                return descriptor
-            os.unlink(LOCK_FILE, dir_fd=directory)
+        held = hold(file, descriptor)
     except BaseException:
         os.close(descriptor)
         raise
-    os.close(descriptor)
+    if held is None:
+        os.close(descriptor)
+        return None
+    try:
+        if file.is_open_as(descriptor):
+            if is_complete:
+                return held
+            os.unlink(LOCK_FILE, dir_fd=directory)
+    except BaseException:
+        held.release()
+        raise
+    held.release()
     return None
 
 
@@ -149,6 +159,9 @@ def _set_permissions(descriptor: int, directory: int) -> None:
 
 def _holder(directory: int) -> str:
     """Describe the process that holds the lock, as far as this system knows it."""
+    with suppress(OSError):
+        if holder := lease_holder(Entry(directory, LOCK_FILE)):
+            return str(holder)
     with suppress(OSError, ValueError, IndexError):
         inode = os.lstat(LOCK_FILE, dir_fd=directory).st_ino
         for line in Path("/proc/locks").read_text().splitlines():

@@ -17,7 +17,7 @@ from pathlib import Path
 from snapper.fs.atomic import replace_entry, write_entry
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor
-from snapper.fs.locks import is_open_file, try_lock
+from snapper.fs.locks import is_open_file, try_lock, wait_for_lock
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.small_files import read_own_entry
@@ -73,6 +73,15 @@ class OwnDirectory:
             return self._open_to_append(name)
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the lock on a file, which is created if necessary, waiting for other holders. May raise OSError."""
+        held = wait_for_lock(Entry(self._descriptor, name), self._open_to_append(name))
+        try:
+            yield
+        finally:
+            held.release()
 
     def remove(self, name: str) -> None:
         """Remove the file if there is one; may raise OSError."""

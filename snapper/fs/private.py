@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snapper.fs.beneath import LISTING
+from snapper.fs.lock_names import is_lease_name
 from snapper.fs.ownership import is_of_this_user, owner_name
 from snapper.process.identity import user_at_host, utc_now
 
@@ -87,7 +88,7 @@ def is_made_by_snapper(directory: int, lock: str) -> bool:
 
     May raise OSError.
     """
-    names = os.listdir(directory)
+    names = [name for name in os.listdir(directory) if not is_lease_name(name, lock)]
     if lock not in names:
         return not names
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

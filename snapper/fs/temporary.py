@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.fs.directories import closing_descriptor, opened_directory
-from snapper.fs.locks import is_locked, lock
+from snapper.fs.locks import is_locked, wait_for_lock
+from snapper.fs.moves import Entry
 from snapper.fs.private import create_private_directory, is_made_by_snapper, open_private_directory, sign
 from snapper.fs.removal import remove_contents
 from snapper.process.signals import defer_signals
@@ -47,10 +48,12 @@ def temporary_directory() -> Iterator[Path]:
 @contextmanager
 def _locked(holder: int) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with closing_descriptor(os.open(_LOCK, flags, 0o600, dir_fd=holder)) as descriptor:
-        lock(descriptor)
-        sign(descriptor)
+    held = wait_for_lock(Entry(holder, _LOCK), os.open(_LOCK, flags, 0o600, dir_fd=holder))
+    try:
+        sign(held.descriptor)
         yield
+    finally:
+        held.release()
 
 
 def _remove_leftovers(top: int) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,16 @@ def current_user() -> str:
 def hostname() -> str:
     """Return the name of this host."""
     return socket.gethostname()
+
+
+@cache
+def boot_id() -> str:
+    """Identify the boot and the process namespace that this process runs in; empty if the system has no such ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}:{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def user_at_host() -> str:

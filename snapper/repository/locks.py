@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from snapper.errors import Corrupted, LeaseExpired, NotInStore, SnapperError, StoreLocked, StoreRefused
@@ -22,6 +20,7 @@ from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT
 from snapper.process.identity import (
+    boot_id,
     current_user,
     hostname,
     is_marked,
@@ -354,13 +353,3 @@ def _decode(data: bytes) -> Lock:
         return canonical.decode(Lock, canonical.parse(data))
     except canonical.MalformedDocument:
         return Lock(FORMAT, "process", "unknown", "unknown", "", 0, "", "an unknown time")
-
-
-@cache
-def boot_id() -> str:
-    """Identify the boot and the process namespace that this process runs in; empty if the system has no such ids."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""

@@ -20,6 +20,7 @@ from snapper.environment.staging_lock import (
 )
 from snapper.format.constraints import CONDA_META, STATE_DIRECTORY
 from snapper.fs.directories import closing_descriptor, open_if_directory
+from snapper.fs.lock_names import is_lease_name
 from snapper.fs.moves import Entry, move
 from snapper.fs.removal import LONG_AGO, remove_older, remove_tree
 from snapper.restoring.replaced import (
@@ -47,7 +48,7 @@ def remove_remains(
     removed, such as files that are open on NFS, is left. May raise OSError.
     """
     for name in os.listdir(directory):
-        if name != LOCK and name not in spared:
+        if name != LOCK and not is_lease_name(name, LOCK) and name not in spared:
             with suppress(OSError):
                 if has_random_name(name):
                     remove_tree(name, directory)

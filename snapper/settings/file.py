@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from snapper.errors import FileOperationFailed, InvalidSettings, UsageError
 from snapper.fs.atomic import write_entry
 from snapper.fs.directories import closing_descriptor, without_umask
-from snapper.fs.locks import lock
 from snapper.fs.moves import Entry
 from snapper.fs.own_directory import open_or_make, own_directory
 from snapper.fs.ownership import is_own, owner_name
@@ -140,7 +139,7 @@ def _locked() -> Iterator[None]:
         with suppress(OSError, UsageError):
             _check_owner_of_directory(state_directory())
             directory = resources.enter_context(own_directory(state_directory(), make=True))
-            lock(resources.enter_context(closing_descriptor(directory.open_to_append(_LOCK, 0))))
+            resources.enter_context(directory.locked(_LOCK))
         yield
 
 

@@ -39,9 +39,11 @@ def _lock_as_0_1_0_does(entry: Entry) -> int | None:
     """Return a descriptor of the entry, locked if possible; None if it cannot be opened."""
     deadline = time.monotonic() + _PATIENCE
     while (descriptor := _open(entry)) is not None:
-        with suppress(OSError):  # this file system has no locks
+        try:
             if try_lock(descriptor) and is_open_file(descriptor, entry.name, entry.directory):
                 break
+        except OSError:  # this file system has no locks, so 0.1.0 cannot hold one
+            break
         if time.monotonic() > deadline:
             break
         os.close(descriptor)

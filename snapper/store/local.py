@@ -33,7 +33,7 @@ from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.fs.atomic import make_directory, remove_leftovers, replace_entry, temporary_name, write_entry
 from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
-from snapper.fs.directories import closing_descriptor
+from snapper.fs.directories import closing_descriptor, sync_names
 from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
 from snapper.fs.mounts import has_true_owners
@@ -54,7 +54,7 @@ _MODE_OF_DEFAULT = 0o700
 #: The mode of objects that never change, less the umask: a group may replace and remove them, but not write to them.
 _MODE_OF_IMMUTABLE = 0o644
 
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 _REPLACE_LINK = (
     "If you trust what it leads to, put that in its place (or mount it there); otherwise, remove the link and repair "
@@ -385,5 +385,5 @@ def _version(data: bytes) -> str:
 def _remove(entry: Entry) -> bool:
     """Remove a file durably."""
     os.unlink(entry.name, dir_fd=entry.directory)
-    os.fsync(entry.directory)
+    sync_names(entry.directory)
     return True
