@@ -107,7 +107,8 @@ def occupied_by_changes(environment: InstalledEnvironment, changes: LocalChanges
     skipped = {path for path, _ in environment.tree.skipped} if changed else frozenset()
     unpackable = [path for path in changed if path in skipped]
     advice = (
-        f"Pack the changes ({pack_command(prefix, installed.environment)}), or discard them with --replace."
+        f"Pack the changes ({pack_command(prefix, installed.environment)}), keep them beside it with --on-change "
+        "aside, or discard them with --replace."
     )
     if unpackable:
         advice = f"Move elsewhere what cannot be packed (such as {unpackable[0]!r}). {advice}"
