@@ -25,6 +25,7 @@ from snapper.environment.tree import walk
 from snapper.errors import FileOperationFailed
 from snapper.format import canonical
 from snapper.format.model import Kernel, Package
+from snapper.kernels import launch_settings
 from snapper.kernels.restore_record import RestoreRecorder, last_restore
 from snapper.kernels.updates import update_others
 from snapper.kernels.usage import used_file
@@ -417,6 +418,16 @@ def test_braces_in_records_do_not_hide_entries() -> None:
     assert edited == text.replace(b"0" * 64, b"f" * 64).replace(b": 1}", b": 22}").replace(
         (entry % "b").replace("0" * 64, "f" * 64).replace(": 1}", ": 22}").encode(), (entry % "b").encode()
     )
+
+
+def test_long_numbers_are_read_in_linear_time_when_a_kernel_starts() -> None:
+    """This took minutes when they were put together character by character."""
+    records = ("kernelspec", '{"argv": ["x"]}', "conda-meta/state", '{"a": [' + "1" * (1 << 20) + "]}")
+    text = "".join(record + launch_settings.SEPARATOR for record in records)
+    command = ["awk", launch_settings.READ_SETTINGS]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=30, check=True)
+    assert b"snapper_is_valid=yes" in done.stdout
+    assert b"ignored" not in done.stdout
 
 
 def test_records_with_long_paths_are_refused(prefix: Path) -> None:

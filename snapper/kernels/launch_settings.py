@@ -204,18 +204,15 @@ function add_text(piece) {
     }
 }
 
-function tokenize_outside(text,    size, at, character, word) {
-    size = length(text)
-    for (at = 1; at <= size; at++) {
-        character = substr(text, at, 1)
-        if (index("{}[]:,", character)) {
-            tokens[++count] = character
-        } else if (!index(" \t\r\n", character)) {
-            word = character
-            while (at < size && !index("{}[]:, \t\r\n", substr(text, at + 1, 1))) word = word substr(text, ++at, 1)
-            if (word !~ /^(true|false|null|NaN|-?Infinity|-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][-+]?[0-9]+)?)$/) return 0
+function tokenize_outside(text,    words, number, at) {
+    gsub(/[][{}:,]/, " & ", text)
+    number = split(text, words, /[ \t\r\n]+/)
+    for (at = 1; at <= number; at++) {
+        if (words[at] == "") continue
+        if (words[at] ~ /^[][{}:,]$/) tokens[++count] = words[at]
+        else if (words[at] ~ /^(true|false|null|NaN|-?Infinity|-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][-+]?[0-9]+)?)$/) {
             tokens[++count] = "o"
-        }
+        } else return 0
     }
     return 1
 }
