@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,12 +19,14 @@ import pytest
 from snapper.environment.staging_lock import lock_staging
 from snapper.errors import TargetLocked
 from snapper.fs import atomic, leases
-from snapper.fs.directories import closing_descriptor
+from snapper.fs.directories import closing_descriptor, link_or_copy
 from snapper.fs.locks import HeldLock, hold, is_locked
 from snapper.fs.moves import Entry
 from snapper.process.identity import boot_id, hostname
 from snapper.settings.file import write_setting
 from snapper.store import VersionMismatch, open_store
+from tests.conftest import Machine
+from tests.support.environments import make_data
 
 NO_LOCKS = ("ENOSYS", "ENOLCK", "EOPNOTSUPP")
 NO_SYNC = ("EINVAL", "ENOTSUP", "EBADF")
@@ -229,3 +232,48 @@ def test_store_on_a_file_system_without_sync_of_directories(
     store.replace("environments/x.json", b"two", version)
     assert store.read("environments/x.json") == b"two"
     assert store.delete("environments/x.json")
+
+
+def without(function: str, code: str, machine: Machine) -> dict[str, str]:
+    """Return variables with which programs in Python get an error from functions of `os`."""
+    site = machine.home / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(
+        "import errno, os\n"
+        "def fail(*_, **__):\n"
+        f"    raise OSError(errno.{code}, os.strerror(errno.{code}))\n"
+        + "".join(f"os.{name} = fail\n" for name in function.split())
+    )
+    return {"PYTHONPATH": str(site)}
+
+
+def test_environments_are_restored_without_hard_links_and_modes(machine: Machine) -> None:
+    prefix = make_data(machine.envs / "data")
+    (prefix / "one").write_text("shared")
+    os.link(prefix / "one", prefix / "two")
+    os.utime(prefix / "one", ns=(1, 1_700_000_000_123_456_789))
+    before = {path: path.read_bytes() for path in prefix.rglob("*") if path.is_file()}
+    first = machine.run_json("pack", "data")["snapshot"]
+    (prefix / "three").write_text("more")
+    machine.run_json("pack", "data")
+    shutil.rmtree(prefix)
+    variables = without("link chmod fchmod", "EPERM", machine)
+    for snapshot in ("data", f"data@{first[:8]}"):
+        machine.run_json("restore", snapshot, **variables)
+        assert {path: path.read_bytes() for path in before} == before
+        assert (prefix / "two").stat().st_mtime_ns == 1_700_000_000_123_456_789
+    assert machine.snapper("status", "data", **variables).out.count("unchanged") == 1
+
+
+@pytest.mark.parametrize("name", ["EMLINK", "EPERM", "ENOTSUP"])
+def test_files_are_copied_where_hard_links_are_refused(
+    name: str, file: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").write_text("data")
+    (tmp_path / "lock").chmod(0o751)
+    monkeypatch.setattr(os, "link", failing(name))
+    link_or_copy(file, Entry(file.directory, "copy"))
+    assert (tmp_path / "copy").read_text() == "data"
+    one, two = (tmp_path / "lock").stat(), (tmp_path / "copy").stat()
+    assert (one.st_mode, one.st_mtime_ns) == (two.st_mode, two.st_mtime_ns)
+    assert one.st_ino != two.st_ino

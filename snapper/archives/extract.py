@@ -17,8 +17,9 @@ from snapper.environment.conda_unpack import ACTIVATION_SCRIPTS
 from snapper.errors import InsufficientSpace, InvalidArchive
 from snapper.format.constraints import path_bytes
 from snapper.format.member import MOST_KEPT, kept_size
-from snapper.fs.directories import DirectoryTree, without_umask
+from snapper.fs.directories import DirectoryTree, link_or_copy, set_mode, without_umask
 from snapper.fs.errors import is_disk_full
+from snapper.fs.moves import Entry
 from snapper.fs.space import free_space
 from snapper.process.progress import Progress
 
@@ -57,7 +58,7 @@ def extract_archive(file: Path, directory: Path, scratch: Path, progress: Progre
                         raise InsufficientSpace(str(directory.parent))
             for path in sorted(modes, key=path_bytes, reverse=True):
                 if path:
-                    os.fchmod(directories[path], modes[path])
+                    set_mode(directories[path], modes[path])
     finally:
         directories.close()
     return symlinks
@@ -114,7 +115,7 @@ def _write_member(
             while data := read(_CHUNK):
                 file.write(data)
             file.flush()
-            os.fchmod(descriptor, entry.mode | 0o400)
+            set_mode(descriptor, entry.mode | 0o400)
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
             return file.tell()
     elif entry.target in symlinks:
@@ -123,7 +124,7 @@ def _write_member(
         source_parent, _, target = entry.target.rpartition("/")
         source = os.dup(directories[source_parent])
         try:
-            os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[parent], follow_symlinks=False)
+            link_or_copy(Entry(source, target), Entry(directories[parent], name))
         finally:
             os.close(source)
     return 0

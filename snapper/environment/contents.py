@@ -47,7 +47,7 @@ from snapper.environment.staging_lock import (
 from snapper.errors import FileOperationFailed
 from snapper.format.constraints import CONDA_META, STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.fs.beneath import LISTING, open_own_path
-from snapper.fs.directories import closing_descriptor, open_if_directory
+from snapper.fs.directories import closing_descriptor, open_if_directory, set_mode
 from snapper.fs.mounts import uncovers_when_moved
 from snapper.fs.moves import Entry, move
 from snapper.fs.ownership import is_own
@@ -92,7 +92,7 @@ def exchange_contents(environment: int, staging: int, tree: str, since: int) -> 
         except OSError:
             with suppress(OSError):
                 exchange.undo(inodes, tree)
-                os.fchmod(environment, mode)
+                set_mode(environment, mode)
             with suppress(OSError):
                 os.rmdir(OLD, dir_fd=staging)
             raise
@@ -176,10 +176,10 @@ class _Exchange:
             return ""
         with suppress(FileExistsError):  # it is missing only if `undo` was killed
             os.mkdir(OLD, 0o700, dir_fd=self._staging)
-        with self._opened(phase.name) as new, suppress(PermissionError):  # the directory can be root's
-            os.fchmod(
-                self._environment, stat.S_IMODE(os.fstat(new).st_mode)
-            )  # others cannot create anything any more
+        with self._opened(
+            phase.name
+        ) as new:  # others cannot create anything any more, unless the directory is root's
+            set_mode(self._environment, stat.S_IMODE(os.fstat(new).st_mode))
         if phase.is_leaving:
             self._take_out(phase.since)
             phase = self._enter(phase, ENTERING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -120,6 +121,7 @@ def lock_staging(parent: int, path: Path, target: Path) -> LockedStaging:
     for _ in range(_ATTEMPTS):
         with suppress(FileExistsError):
             os.mkdir(path.name, 0o700, dir_fd=parent)
+            _check_permissions(parent, path)
         with suppress(FileNotFoundError):  # the process that had the lock has removed the directory
             directory = _open_staging(parent, path)
             try:
@@ -177,6 +179,17 @@ def _unknown_names(directory: int) -> list[str]:
         if is_made_by_snapper(directory, LOCK)
         else names
     )
+
+
+def _check_permissions(parent: int, path: Path) -> None:
+    """Raise TargetOccupied if the new directory lets others in, as on vfat and network shares; remove it then."""
+    if stat.S_IMODE(os.lstat(path.name, dir_fd=parent).st_mode) & 0o077:
+        os.rmdir(path.name, dir_fd=parent)
+        reason = (
+            "its file system does not keep permissions, so other users could change what is restored there"
+        )
+        advice = "Mount it for this user only (such as umask=077), or restore elsewhere with --prefix or --envs-dir."
+        raise TargetOccupied(str(path.parent), reason, advice)
 
 
 def _open_staging(parent: int, path: Path) -> int:

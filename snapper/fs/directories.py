@@ -12,12 +12,14 @@ from typing import Generic, TypeVar
 
 from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
 from snapper.fs.descriptors import most_descriptors
-from snapper.fs.moves import Entry
+from snapper.fs.moves import NO_HARD_LINKS, Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.pinned import PinnedDirectory
 
 #: How many directories a tree keeps open at most, and a quarter of all descriptors, as there can be several trees.
 _MAX_DESCRIPTORS = 128
+
+_COPIED_AT_ONCE = 1024 * 1024
 
 #: What fsync of a directory fails with on file systems that cannot do that.
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
@@ -244,6 +246,30 @@ def set_mode(descriptor: int, mode: int) -> os.stat_result:
     with suppress(OSError):
         os.fchmod(descriptor, mode)
     return os.fstat(descriptor)
+
+
+def link_or_copy(source: Entry, target: Entry) -> None:
+    """Give a regular file another name, or copy it where the file system has no hard links. May raise OSError."""
+    directories = {"src_dir_fd": source.directory, "dst_dir_fd": target.directory}
+    try:
+        os.link(source.name, target.name, **directories, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        _copy(source, target)
+
+
+def _copy(source: Entry, target: Entry) -> None:
+    """Copy a regular file with its mode and times. May raise OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    reading = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with closing_descriptor(os.open(source.name, reading, dir_fd=source.directory)) as original:
+        status = os.fstat(original)
+        with closing_descriptor(os.open(target.name, flags, 0o600, dir_fd=target.directory)) as copy:
+            while data := os.read(original, _COPIED_AT_ONCE):
+                write_all(copy, data)
+            set_mode(copy, stat.S_IMODE(status.st_mode))
+            os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write_all(descriptor: int, data: memoryview | bytes) -> None:

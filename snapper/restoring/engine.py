@@ -17,6 +17,7 @@ from snapper.format.constraints import directory_mode
 from snapper.format.model import FORMAT
 from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.descriptors import free_descriptors
+from snapper.fs.directories import set_mode
 from snapper.fs.pinned import PinnedDirectory
 from snapper.process.pool import WorkerPool
 from snapper.repository.checked_layers import CheckedLayers, unattested_keys
@@ -263,7 +264,7 @@ def _write_state(plan: RestorePlan, tree: PinnedDirectory, unpacked: UnpackResul
         prefix = str(target.prefix)
         header = IndexHeader(target.snapshot_id, prefix, taken, prefixes=(prefix,))
         state.write(tree, environment_state, plan.encoded, header, unpacked.index)
-        os.fchmod(tree.descriptor, directory_mode("", plan.snapshot.mode))
+        set_mode(tree.descriptor, directory_mode("", plan.snapshot.mode))
     return header
 
 

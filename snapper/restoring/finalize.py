@@ -8,6 +8,7 @@ import stat
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 from snapper.environment.conda import LARGEST_RECORD, LARGEST_RECORDS, FileFacts
@@ -19,8 +20,9 @@ from snapper.format.macho import HEAD_SIZE, needs_signature
 from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import Continuation, Layer
 from snapper.format.times import restored_time
-from snapper.fs.directories import DirectoryTree, set_mode, without_umask, write_all
+from snapper.fs.directories import DirectoryTree, link_or_copy, set_mode, without_umask, write_all
 from snapper.fs.handles import DirectoryHandle
+from snapper.fs.moves import Entry
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer, Link, SplitFile
 from snapper.restoring.signing import LARGEST_SIGNED, sign
@@ -174,11 +176,12 @@ def _overwrite(directories: DirectoryTree, path: str, data: bytes) -> None:
     """Write a file in place, with the mode and mtime that it has."""
     parent, _, name = path.rpartition("/")
     status = os.stat(name, dir_fd=directories[parent], follow_symlinks=False)
-    os.chmod(name, 0o600, dir_fd=directories[parent])
+    with suppress(OSError):  # a file system without modes
+        os.chmod(name, 0o600, dir_fd=directories[parent])
     descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[parent])
     try:
         write_all(descriptor, data)
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+        set_mode(descriptor, stat.S_IMODE(status.st_mode))
         os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
     finally:
         os.close(descriptor)
@@ -209,7 +212,7 @@ def _make_link(directories: DirectoryTree, link: Link) -> None:
     try:
         if not stat.S_ISREG(os.stat(target, dir_fd=source, follow_symlinks=False).st_mode):
             raise InvalidSegment(f"{link.path!r} is a hard link to something that is not a file")
-        os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[parent], follow_symlinks=False)
+        link_or_copy(Entry(source, target), Entry(directories[parent], name))
     finally:
         os.close(source)
 

@@ -19,7 +19,7 @@ from snapper.environment.foreign import is_foreign
 from snapper.environment.staging_lock import INSIDE, KEEP_ALL, TREE, lock_staging
 from snapper.environment.tree import walk
 from snapper.errors import TargetOccupied
-from snapper.fs.directories import closing_descriptor, open_if_directory
+from snapper.fs.directories import closing_descriptor, open_if_directory, set_mode
 from snapper.fs.errors import os_errors
 from snapper.fs.moves import Entry, is_renamable
 from snapper.fs.ownership import is_of_this_user
@@ -108,7 +108,7 @@ def staging_in_place(target: Path) -> Iterator[StagingInPlace]:
                 finally:
                     locked.release()
                     if not seen and not mode & stat.S_IWUSR:
-                        os.fchmod(environment, mode)
+                        set_mode(environment, mode)
 
 
 def _are_renamable(environment: int) -> bool:

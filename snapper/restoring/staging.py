@@ -40,7 +40,7 @@ from snapper.environment.staging_lock import (
     staging_path,
 )
 from snapper.errors import TargetOccupied
-from snapper.fs.directories import closing_descriptor, open_if_directory
+from snapper.fs.directories import closing_descriptor, open_if_directory, set_mode
 from snapper.fs.errors import os_errors
 from snapper.fs.moves import Entry, exchange, is_renamable, move
 from snapper.fs.ownership import is_of_this_user
@@ -98,7 +98,7 @@ class Staging(StagedTree):
             else:
                 self._replace(old, check, shared)
                 merge(old, self.descriptor, self.directory)
-            os.fchmod(self.descriptor, mode)
+            set_mode(self.descriptor, mode)
         return self.pin()
 
     def _replace(self, old: int, check: Check, shared: frozenset[int]) -> None:

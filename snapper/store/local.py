@@ -37,7 +37,7 @@ from snapper.fs.directories import closing_descriptor, sync_names
 from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
 from snapper.fs.mounts import has_true_owners
-from snapper.fs.moves import Entry, move
+from snapper.fs.moves import NO_HARD_LINKS, Entry, move
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.small_files import read_entry
 from snapper.store.base import DirectStore, ObjectInfo, ObjectStatus, VersionedObject, VersionMismatch
@@ -53,8 +53,6 @@ _MODE_OF_DEFAULT = 0o700
 
 #: The mode of objects that never change, less the umask: a group may replace and remove them, but not write to them.
 _MODE_OF_IMMUTABLE = 0o644
-
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 _REPLACE_LINK = (
     "If you trust what it leads to, put that in its place (or mount it there); otherwise, remove the link and repair "
@@ -272,7 +270,7 @@ class LocalStore(DirectStore):
         except FileExistsError:
             self._create_under_lock(temporary, target)
         except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
+            if error.errno not in NO_HARD_LINKS:
                 raise
             self._create_under_lock(temporary, target)
 
