@@ -277,3 +277,19 @@ def test_files_are_copied_where_hard_links_are_refused(
     one, two = (tmp_path / "lock").stat(), (tmp_path / "copy").stat()
     assert (one.st_mode, one.st_mtime_ns) == (two.st_mode, two.st_mtime_ns)
     assert one.st_ino != two.st_ino
+
+
+def test_doctor_names_what_is_missing_and_restore_refuses_without_symlinks(machine: Machine) -> None:
+    prefix = make_data(machine.envs / "data")
+    machine.run_json("pack", "data")
+    shutil.rmtree(prefix)
+    assert "File system" not in machine.snapper("doctor").out
+    variables = without("symlink link", "EPERM", machine)
+    outcome = machine.snapper("restore", "data", **variables)
+    assert outcome.code == 1
+    assert f"{prefix}: its file system has no symbolic links, which environments need" in outcome.err
+    assert os.listdir(machine.envs) == []
+    found = machine.snapper("doctor", **variables).out
+    assert "does not have symbolic links" in " ".join(found.split())
+    assert "does not have hard links" in " ".join(found.split())
+    assert os.listdir(machine.envs) == []

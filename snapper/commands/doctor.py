@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper import kernels, store
+from snapper.checks.file_systems import check_file_system
 from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
 from snapper.commands.environment_checks import check_environments
@@ -184,6 +185,7 @@ def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
                 needed[prefix.parent][ref.name] = ref.latest.size
     for directory in dict.fromkeys([*needed, *(path for path in envs_dirs() if path.is_dir())]):
         yield _check_space(directory, needed[directory])
+        yield from check_file_system(_existing_directory(directory))
 
 
 def _target_prefix(ref: Ref) -> Path:

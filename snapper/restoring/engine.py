@@ -24,6 +24,7 @@ from snapper.repository.checked_layers import CheckedLayers, unattested_keys
 from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer
+from snapper.restoring.limits import check_file_system
 from snapper.restoring.plan import RestorePlan, split_into_waves
 from snapper.restoring.replaced import Kept
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
@@ -125,6 +126,8 @@ class _Wave:
             if target.present:
                 resources.close()
                 return Outcome(plan, target)
+            with _plan_errors(plan):
+                check_file_system(staging.directory, plan.target.prefix)
             return self._link_unchanged(plan, staging, resources)
         except Exception as error:  # whatever is wrong with one environment must not stop the others
             return _fail(plan, resources, error)
