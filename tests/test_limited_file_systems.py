@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -13,16 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from snapper.environment.staging_lock import lock_staging
-from snapper.errors import TargetLocked
+from snapper.errors import Corrupted, FileOperationFailed, TargetLocked
 from snapper.fs import atomic, leases
 from snapper.fs.directories import closing_descriptor, link_or_copy
 from snapper.fs.locks import HeldLock, hold, is_locked
-from snapper.fs.moves import Entry
+from snapper.fs.moves import Entry, move
 from snapper.process.identity import boot_id, hostname
+from snapper.restoring.errors import unpack_errors
 from snapper.settings.file import write_setting
 from snapper.store import VersionMismatch, open_store
 from tests.conftest import Machine
@@ -293,3 +296,26 @@ def test_doctor_names_what_is_missing_and_restore_refuses_without_symlinks(machi
     assert "does not have symbolic links" in " ".join(found.split())
     assert "does not have hard links" in " ".join(found.split())
     assert os.listdir(machine.envs) == []
+
+
+@pytest.mark.parametrize("ignores_case", [True, False])
+def test_names_that_differ_only_in_case_are_no_damage(ignores_case: bool, tmp_path: Path) -> None:
+    """Directories of both names stand for a file system that does not distinguish them."""
+    for name in (".x.snapper", ".X.SNAPPER") if ignores_case else (".x.snapper",):
+        (tmp_path / name).mkdir()
+    expected = FileOperationFailed if ignores_case else Corrupted
+    with pytest.raises(expected), unpack_errors("snapshot", str(tmp_path / "x")):
+        failing("EEXIST")()
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "EINVAL", "EOPNOTSUPP"])
+def test_entries_are_moved_where_the_system_cannot_check_and_rename_in_one_step(
+    name: str, file: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=lambda *_: -1))
+    monkeypatch.setattr(ctypes, "get_errno", lambda: getattr(errno, name))
+    move(file, Entry(file.directory, "moved"))
+    assert os.listdir(tmp_path) == ["moved"]
+    (tmp_path / "lock").touch()
+    with pytest.raises(FileExistsError):
+        move(file, Entry(file.directory, "moved"))

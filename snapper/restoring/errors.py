@@ -13,7 +13,8 @@ from snapper.environment import conda
 from snapper.environment.drift import LocalChanges
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
-from snapper.errors import Corrupted, TargetOccupied
+from snapper.environment.staging_lock import staging_path
+from snapper.errors import Corrupted, FileOperationFailed, TargetOccupied
 from snapper.format.member import InvalidSegment
 from snapper.fs.errors import map_os_error
 from snapper.fs.ownership import owner_name
@@ -23,6 +24,9 @@ from snapper.process.identity import current_user
 #: What the operating system reports if members of a snapshot contradict each other, such as a file at the path of a
 #: directory: nothing else writes to a staging directory.
 _CONTRADICTIONS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT)
+
+_SAME_NAMES = "the environment has names that differ only in case, and its file system does not distinguish upper and lower case"
+_USE_ANOTHER = "Restore it to another file system with --prefix or --envs-dir."
 
 #: How many of the paths are named that a replacement discards.
 _MOST_NAMED = 5
@@ -36,9 +40,17 @@ def unpack_errors(what: str, prefix: str) -> Iterator[None]:
     except (InvalidSegment, ValueError) as error:
         raise Corrupted(what, str(error)) from None
     except OSError as error:
+        if error.errno == errno.EEXIST and _ignores_case(Path(prefix)):
+            raise FileOperationFailed(prefix, _SAME_NAMES, _USE_ANOTHER) from None
         if error.errno in _CONTRADICTIONS:
             raise Corrupted(what, f"its members contradict each other ({error.strerror})") from None
         raise map_os_error(error, Path(prefix).parent, "write to") from None
+
+
+def _ignores_case(target: Path) -> bool:
+    """Return whether the staging directory that is next to a target is also found by its name in the other case."""
+    staging = staging_path(target)
+    return os.path.lexists(staging) and os.path.lexists(staging.with_name(staging.name.swapcase()))
 
 
 def occupied_by_other(path: Path, status: os.stat_result, *, has_to_stay: bool = False) -> TargetOccupied:
