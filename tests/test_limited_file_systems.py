@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from snapper.checks.file_systems import check_locks
 from snapper.environment.staging_lock import lock_staging
 from snapper.errors import Corrupted, FileOperationFailed, TargetLocked
 from snapper.fs import atomic, leases
@@ -293,8 +294,8 @@ def test_doctor_names_what_is_missing_and_restore_refuses_without_symlinks(machi
     assert f"{prefix}: its file system has no symbolic links, which environments need" in outcome.err
     assert os.listdir(machine.envs) == []
     found = machine.snapper("doctor", **variables).out
-    assert "does not have symbolic links" in " ".join(found.split())
-    assert "does not have hard links" in " ".join(found.split())
+    assert "has no symbolic links" in " ".join(found.split())
+    assert "has no hard links" in " ".join(found.split())
     assert os.listdir(machine.envs) == []
 
 
@@ -319,3 +320,13 @@ def test_entries_are_moved_where_the_system_cannot_check_and_rename_in_one_step(
     (tmp_path / "lock").touch()
     with pytest.raises(FileExistsError):
         move(file, Entry(file.directory, "moved"))
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_doctor_says_that_a_store_has_no_locks(
+    has_locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(str(tmp_path), create=True)
+    if not has_locks:
+        monkeypatch.setattr(fcntl, "flock", failing("ENOLCK"))
+    assert [finding.level for finding in check_locks(tmp_path)] == ([] if has_locks else ["note"])

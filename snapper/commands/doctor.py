@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper import kernels, store
-from snapper.checks.file_systems import check_file_system
+from snapper.checks.file_systems import check_file_system, check_locks
 from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
 from snapper.commands.environment_checks import check_environments
@@ -135,6 +135,8 @@ def _check_store(url: str | None, refs: list[StoredEnvironment]) -> Iterator[Fin
     yield Finding("good", "Store", f"{opened.url} can be read: {_count(len(refs), 'environment')}")
     if url:
         yield from check_permissions(opened.authoritative())
+    if not opened.url.startswith("s3://"):
+        yield from check_locks(Path(opened.url))
     for entry in refs:
         if entry.error:
             yield Finding("problem", "Store", entry.error.message, entry.error.hint)

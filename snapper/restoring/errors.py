@@ -25,7 +25,7 @@ from snapper.process.identity import current_user
 #: directory: nothing else writes to a staging directory.
 _CONTRADICTIONS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT)
 
-_SAME_NAMES = "the environment has names that differ only in case, and its file system does not distinguish upper and lower case"
+_SAME_NAMES = "the environment has names that differ only in case, which its file system does not distinguish"
 _USE_ANOTHER = "Restore it to another file system with --prefix or --envs-dir."
 
 #: How many of the paths are named that a replacement discards.
