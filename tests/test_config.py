@@ -533,7 +533,7 @@ def test_links_to_shared_directories_lead_to_no_state_or_settings(
     )
     assert find_settings_file() is None
     (home / ".snapper").symlink_to(shared)
-    with pytest.raises(UsageError, match="no directory for snapper's state"):
+    with pytest.raises(PermissionError, match="writable by other users"):
         state_directory()
 
 

@@ -525,7 +525,9 @@ def test_root_does_not_write_into_the_home_of_another_user(
     with pytest.raises(NoTargetDirectory) as caught:
         choose("team-x", home / "miniforge3/envs/team-x")
     assert f"{home} belongs to the user {_OTHER_USER}" in caught.value.message
-    link = state_directory() / "locations"
+    with pytest.raises(PermissionError):
+        state_directory()
+    link = home / ".local/state/snapper/locations"
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path)
     give_away(link)
@@ -537,6 +539,8 @@ def test_home_may_be_writable_by_a_group(home: Path, monkeypatch: pytest.MonkeyP
     """With a umask of 002, everything in it is."""
     monkeypatch.delenv("CONDA_ENVS_PATH")
     root = conda_root(home / "miniforge3")
+    if os.geteuid() == 0:
+        monkeypatch.setattr(os, "getegid", lambda: _OTHER_USER)
     for directory in (home, root, root / "envs"):
         if os.geteuid() == 0:
             os.chown(directory, -1, _OTHER_USER)

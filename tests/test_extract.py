@@ -546,7 +546,7 @@ def read_damaged_disk() -> None:
 #: The steps of a restore: functions, and how to tell by their arguments which environment they are called for.
 STEPS: dict[str, tuple[str, Callable[..., object]]] = {
     "planning": (
-        "snapper.commands.restore.make_plan",
+        "snapper.restoring.plan.make_plan",
         lambda _store, inspected, _time: inspected.target.prefix,
     ),
     "announcing": ("snapper.kernels.Registrar.register_pending", lambda _registrar, prefix, *_: prefix),

@@ -141,7 +141,7 @@ def test_completion_of_commands_environments_tags_and_settings(packed: Machine) 
     assert completed(packed, "snapper show data@") == ["data@v1"]
     assert completed(packed, "snapper pack l") == ["local"]
     assert completed(packed, "snapper status ") == ["data", "local"]
-    assert completed(packed, "snapper config get cache") == ["cache", "cache_size"]
+    assert completed(packed, "snapper config get cache") == ["cache", "cache_size", "caches"]
     # As bash passes what it has split at the @, and replaces from there on:
     for words, tags in (
         ("data @", ["@v1"]),

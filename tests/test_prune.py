@@ -534,7 +534,7 @@ def test_pack_without_its_intent_publishes_nothing(
         machine.run_json("prune", "--grace", "0s", "--yes")
         return made
 
-    monkeypatch.setattr(packing, "build_snapshot", make_and_lose)
+    monkeypatch.setattr(snapshot_build, "build_snapshot", make_and_lose)
     prefix = machine.envs / "data"
     (prefix / "which").write_text("lost")
     with pytest.raises(LeaseExpired):

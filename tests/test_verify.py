@@ -300,11 +300,8 @@ def test_every_kind_of_difference_on_disk_is_detected(packed: tuple[Machine, Pat
 
     share = restored / "share" / "textdata"
     config = share / "config.ini"
-    status = config.stat()
     data = config.read_bytes()
     config.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
-    os.utime(config, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert machine.run_json("status", "--prefix", restored)["environments"][0]["condition"] == "unchanged"
     with (restored / "large.bin").open("r+b") as large:
         large.seek(69 * 1024 * 1024)
         large.write(b"x")

@@ -16,8 +16,6 @@ settings=(LANG=C.UTF-8) # these override the settings file
 
 say() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"; }
 
-# Sets uid, gid, and home. Fails if the user, or the home directory, does not exist yet: some images create both when
-# they start, and change the id of the user.
 find_account() {
     local made=$mode
     IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
@@ -35,13 +33,11 @@ find_account() {
 
 # --- supervise: run the work with limits. Root runs this part only, and it uses no file that the user can write.
 
-# Kills this process group, which is all that `supervise` has started and itself, after $1 seconds.
 stop_after() {
     sleep "$1"
     kill -KILL 0
 }
 
-# Prints stdin, at most 2,000 lines of 1,000 bytes, with "?" instead of control characters and non-ASCII bytes.
 show() {
     local line count=0 unsafe=$'[^\t -~]' LC_ALL=C
     while IFS= read -r -n 1000 line || [ -n "$line" ]; do
@@ -53,7 +49,6 @@ show() {
     done
 }
 
-# Must be called in a new session without a terminal, with stdin from /dev/null and a clean environment.
 supervise() {
     local fd home='' uid gid groups as_user
     for fd in /proc/self/fd/*; do
@@ -87,10 +82,8 @@ supervise() {
 work_functions=(say left limited is_own choose_base is_below_managed is_managed use_own_path find_python is_installed
     install link restore write_log work)
 
-# Prints the seconds that remain until $1 seconds before the time limit, at least 1.
 left() { echo $((budget - $1 - SECONDS > 1 ? budget - $1 - SECONDS : 1)); }
 
-# Runs a command for at most $1 seconds, and not beyond the time limit; returns 124 or 137 if it was stopped.
 limited() {
     local seconds
     seconds=$(left 5)
@@ -98,31 +91,37 @@ limited() {
     timeout --foreground -k 2 "$seconds" "${@:2}"
 }
 
-# Succeeds if nobody but this user and root may write to the directory $1, whose group may be this user's own.
 is_own() {
-    local owner group mode
-    read -r owner group mode < <(stat -L -c '%u %G %A' -- "$1" 2>/dev/null) || return 1
+    local owner gid mode me members
+    read -r owner gid mode < <(stat -L -c '%u %g 0%a' -- "$1") || return
     case $owner in 0 | "$EUID") ;; *) return 1 ;; esac
-    case $mode in
-    d???????w?) return 1 ;;
-    d????w????) [ "$group" = "$(id -un)" ] ;;
+    if ((mode & 01000 || !(mode & 022))); then return; fi
+    me=$(id -un)
+    members=$(getent group -- "$gid" | cut -d: -f1,4)
+    case $((mode & 2)):$(LC_ALL=C ls -Ldn -- "$1"):$members in # + is an access control list
+    0:??????????[^+]*:"$me:" | 0:??????????[^+]*:"$me:$me") ;;
+    *) return 1 ;;
     esac
+    ! getent passwd | cut -d: -f3,4 | grep -v "^$EUID:" | grep -q ":$gid$"
 }
 
-# Sets base, where snapper is installed, to a directory that no others control: the volume can be shared.
 choose_base() {
-    local directory
+    local directory home
     base=$HOME/SageMaker/.snapper
-    for directory in "${base%/*}" "$base"; do
-        if [ "$directory" = "$HOME" ] || [ ! -e "$directory" ] || is_own "$directory"; then continue; fi
-        say "$base is not used, because others control ${directory/#"$base"/it}"
-        base=$HOME/.local/share/snapper/start
-        return
+    home=$(cd -P -- "$HOME" && pwd)
+    for directory in "${base%/*}" "$base"{,/venv{,/bin}}; do
+        directory=$(cd -P -- "$directory" 2>/dev/null && pwd)
+        while [ "$directory" ] && [ "$directory" != "$home" ]; do
+            if ! is_own "$directory"; then
+                say "$base is not used, because others control $directory"
+                base=$HOME/.local/share/snapper/start
+                return
+            fi
+            directory=${directory%/*}
+        done
     done
 }
 
-# Succeeds if a directory above the path $1 is an environment that snapper has packed or restored. What is in its `envs`
-# is not part of it.
 is_below_managed() {
     local directory=$1
     while [[ $directory == */* ]]; do
@@ -135,8 +134,6 @@ is_below_managed() {
     return 1
 }
 
-# Succeeds if $1, or a link that it leads through, is in such an environment: what is there may have come from a store,
-# so this script does not run it.
 is_managed() {
     local path=$1 target count=0
     while ! is_below_managed "$path" && ! is_below_managed "$(cd -P -- "${path%/*}" 2>/dev/null && pwd)/"; do
@@ -148,7 +145,6 @@ is_managed() {
     say "${1%/.} is not used, because it is in an environment that snapper has packed or restored"
 }
 
-# Sets PATH to own_path without the directories of such environments.
 use_own_path() {
     local rest=$own_path: directory path=
     while [ -n "$rest" ]; do
@@ -159,7 +155,6 @@ use_own_path() {
     PATH=${path#:}
 }
 
-# Sets python, last to that of an environment, which a restore may replace.
 find_python() {
     local name check='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
     for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 /opt/conda/bin/python3 \
@@ -175,7 +170,6 @@ is_installed() {
     ! is_managed "$venv/bin/python" && limited 30 "$venv/bin/python" -I -c 'import snapper' >/dev/null 2>&1
 }
 
-# Installs snapper into a virtual environment that survives stops.
 install() {
     local python source=(--find-links="$wheelhouse" --no-index)
     if ! find_python; then
@@ -196,7 +190,6 @@ install() {
         say "snapper is installed"
 }
 
-# Links snapper into a PATH directory of the user, unless there is another one.
 link() {
     local bin=$HOME/.local/bin
     if [ "$EUID" = 0 ]; then bin=/usr/local/bin; fi
@@ -230,7 +223,6 @@ restore() {
     say "on-start finished with exit code $? after $SECONDS s"
 }
 
-# Writes stdin to the log, which must not be a link, and at most 4 MB. Reads all of it even if the log is not written.
 write_log() {
     local log=$base/log/on-start.log
     mkdir -p "$base/log"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 import sys
 from enum import Enum
@@ -45,8 +44,10 @@ def set_home() -> None:
 def _account_home() -> str:
     """Return the home directory in the user database, an empty text if there is none."""
     try:
+        import pwd  # there is none on Windows
+
         home = pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:
+    except (ImportError, KeyError):
         return ""
     return home if home.startswith("/") else ""
 

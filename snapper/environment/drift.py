@@ -173,7 +173,7 @@ def _is_file(status: os.stat_result | None, size: int) -> bool:
 
 
 def is_touched(prefix: Path) -> bool:
-    """Return whether common directories, or what they contain, have changed since the index was written.
+    """Return whether common directories, or what they contain, have changed since all files were last looked at.
 
     These are directories that installing or removing a package changes, and so does setting modes or owners everywhere.
     Return True also if that is unknown. This takes a few stat calls, where `find_drift` needs the whole tree.
@@ -186,8 +186,7 @@ def is_touched(prefix: Path) -> bool:
             *(prefix / name for name in (conda.META, "bin", "lib", "include", "share", "etc")),
             *prefix.glob("lib/python*/site-packages"),
         ]
-        return any(
-            directory.stat().st_ctime_ns >= header.taken for directory in directories if directory.exists()
-        )
+        since = max(header.taken, header.scanned)
+        return any(directory.stat().st_ctime_ns >= since for directory in directories if directory.exists())
     except OSError:
         return True

@@ -94,8 +94,9 @@ class IndexHeader:
     `taken` is a time of the file system's clock, in nanoseconds. `unrelocated` are paths with a prefix that cannot be
     relocated, and `libraries` those outside of the environment that files in it are linked with. `prefixes` are all
     that files may contain; none if this was not recorded. `other_environments` are those at former prefixes that files
-    name. Another `version` of snapper may have packed or restored the files in another way, so its index tells what has
-    changed since, but vouches for nothing.
+    name. `scanned` is when a look at all files last found none that had changed, if later than `taken`. Another
+    `version` of snapper may have packed or restored the files in another way, so its index tells what has changed
+    since, but vouches for nothing.
     """
 
     snapshot: str
@@ -105,6 +106,7 @@ class IndexHeader:
     libraries: tuple[OutsideLibrary, ...] = ()
     prefixes: tuple[str, ...] = ()
     other_environments: tuple[OtherEnvironment, ...] = ()
+    scanned: int = 0
     version: str = __version__
 
     @property

@@ -68,7 +68,7 @@ def find_local_changes(
     uncertain = {*drift.modified, *drift.touched}
     if not uncertain:
         return LocalChanges(drift, environment.problem)
-    since = _now(environment.directory)
+    since = now_or_none(environment.directory)
     statuses = _statuses(environment.directory, uncertain)
     comparison = _compare(store, environment, index, uncertain, most)
     same = uncertain - comparison.different - comparison.unread
@@ -91,6 +91,28 @@ def find_local_changes(
         index = _write_again(environment, index, renewed)
     environment.settle(settled, index, comparison.problem)
     return LocalChanges(settled, comparison.problem)
+
+
+def count_kept_changes(store: Store | None, environment: InstalledEnvironment, since: int | None) -> int:
+    """Count the files that differ from the snapshot of an environment that stays as it is.
+
+    Nothing can be lost, so the contents of files are only compared if their mtime has changed. If nothing has changed,
+    remember that for `since`, a time before the environment was read, so that it is not read again each time. Raise
+    what `environment.tree` does.
+    """
+    drift = environment.drift()
+    if drift is not None and not drift.paths:
+        if since is not None and not drift.modes:
+            _remember_scan(environment, since)
+        return 0
+    changes = find_local_changes(store, environment, FEW_BYTES)
+    return len(changes.drift.paths) if changes else 0
+
+
+def _remember_scan(environment: InstalledEnvironment, since: int) -> None:
+    index = environment.recorded_index
+    if index is not None and index.header.scanned < since:
+        _write_again(environment, index, replace(index, header=replace(index.header, scanned=since)))
 
 
 def find_hidden_changes(
@@ -208,7 +230,7 @@ def _continuations(path: str, number: int, layers: Sequence[Layer]) -> Iterator[
 # --- the index --------------------------------------------------------------------------------------------
 
 
-def _now(directory: PinnedDirectory) -> int | None:
+def now_or_none(directory: PinnedDirectory) -> int | None:
     """Return a time later than all changes so far; None if nothing can be written to the environment to find it out."""
     try:
         return clock.next_tick(directory)

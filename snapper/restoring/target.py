@@ -100,9 +100,10 @@ def inspect_target(
     try:
         is_kept = request.keep_changed and is_present(store, environment, snapshot_id, request)
         changed = 0
-        if not again and (not is_kept or environment.is_touched()):
+        if is_kept and not again and environment.is_touched():
+            environment, changed = _look_at_kept(store, environment)
+        elif not is_kept and not again:
             environment = _with_correct_modes(environment)
-            changed = _count_changes(store, environment) if is_kept else 0
         conflict = check_replaceable(store, environment, ref, snapshot_id, request, again=again)
         present = is_present(store, environment, snapshot_id, request)
     except NotAnEnvironment:  # it was one
@@ -116,11 +117,13 @@ def _with_correct_modes(environment: InstalledEnvironment) -> InstalledEnvironme
     return with_correct_modes(environment)
 
 
-def _count_changes(store: Store, environment: InstalledEnvironment) -> int:
-    from snapper.restoring.local_changes import FEW_BYTES, find_local_changes  # noqa: PLC0415 - as above
+def _look_at_kept(store: Store, environment: InstalledEnvironment) -> tuple[InstalledEnvironment, int]:
+    """Correct the modes of an environment that stays as it is; return it, and how many of its files have changed."""
+    from snapper.restoring.local_changes import count_kept_changes, now_or_none  # noqa: PLC0415 - as above
 
-    changes = find_local_changes(store, environment, FEW_BYTES)
-    return len(changes.drift.paths) if changes else 0
+    since = now_or_none(environment.directory)
+    environment = _with_correct_modes(environment)
+    return environment, count_kept_changes(store, environment, since)
 
 
 def _find_changes(store: Store, environment: InstalledEnvironment) -> LocalChanges | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -66,7 +67,7 @@ def home_state_directory() -> Path:
     """Return where snapper keeps what says something about this user's home directory, and is to be lost with it.
 
     If others control the usual directory, because a link leads to where several users work, it is another one in the
-    home. Raise UsageError if they control that as well.
+    home. Raise UsageError if there is no home, PermissionError if they control that as well.
     """
     usual = _user_directory("user_state_path")
     reason = _why_controlled(usual)
@@ -74,10 +75,7 @@ def home_state_directory() -> Path:
         return usual
     instead = home_directory() / _ON_VOLUME / "state"
     if _why_controlled(instead):
-        raise UsageError(
-            f"there is no directory for snapper's state: {reason}",
-            "Set XDG_STATE_HOME to a directory to which only you can write.",
-        )
+        raise PermissionError(errno.EPERM, reason, str(usual))
     _warn_once(usual, reason, instead)
     return instead
 
@@ -85,8 +83,8 @@ def home_state_directory() -> Path:
 def _why_controlled(directory: Path) -> str:
     try:
         found = control_by_others(directory)
-    except OSError as error:
-        return f"{directory}: {error.strerror}"
+    except OSError:
+        return ""  # it cannot be used either
     return f"{found.path} {found.reason}" if found else ""
 
 

@@ -34,7 +34,7 @@ def _used_directories(store: Store) -> Iterator[tuple[str, Path]]:
         yield "the cache", Path(store.cache.root)
     with suppress(SnapperError):
         yield "your home directory", home_directory()
-    with suppress(SnapperError):
+    with suppress(SnapperError, OSError):
         yield "snapper's state directory", state_directory()
     with suppress(SnapperError):
         cache = load_settings().cache

@@ -41,7 +41,7 @@ def launch(directory: Path, *arguments: str, shell: str = "bash", **variables: s
         [
             *map(os.fsencode, program),
             directory / "launch.sh",
-            *(arguments or ("/c.json", "prefix=/usr", "--")),
+            *(arguments or ("/c.json", "prefix=/usr", f"registered={directory}", "--")),
         ],
         env={"PATH": os.environ["PATH"], **own, **variables},
         capture_output=True,
