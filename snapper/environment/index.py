@@ -58,7 +58,7 @@ NO_LAYER = -1
 #: The ctime of files that were hard-linked or unlinked after they were vouched for and before the index was taken.
 ANY_CTIME = -1
 
-#: The ctime of files of which another version may be in the snapshot: they are looked at again.
+#: The ctime of files that may differ from the snapshot: they are looked at again.
 NO_CTIME = -2
 
 #: Set in the modes of links that were packed as what they lead to; the sizes are those of that.

@@ -142,7 +142,7 @@ class _MetadataFiles:
         return data
 
     def read_record(self, path: str) -> bytes:
-        """Return the contents of a RECORD, each row of which takes time. May raise OSError."""
+        """Return the contents of a RECORD, whose rows count too, since each takes time. May raise OSError."""
         data = self.read(path, LARGEST_RECORD)
         rows = data.count(b"\n") + data.count(b"\r")
         self._count(path, max(0, rows * _SHORTEST_ROW - len(data)))

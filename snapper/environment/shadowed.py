@@ -160,13 +160,13 @@ class _Comparison:
         return None
 
     def _is_of_shadowed(self, path: str, owners: tuple[str, ...]) -> bool:
-        """Return whether a file is in a package with an empty `__init__.py` of which the user's replaces its part."""
+        """Return whether the user site replaces this part of a package that has an empty `__init__.py`."""
         packages = [directory for directory in _directories_above(path) if directory in self._plain]
         return any(not owners or set(owners) <= self._plain[package] for package in packages)
 
     @cached_property
     def _plain(self) -> dict[str, set[str]]:
-        """The packages with an empty `__init__.py`, with the distributions of which the user site has modules."""
+        """The packages with an empty `__init__.py`, each with the distributions whose modules are in the user site."""
         found: dict[str, set[str]] = {}
         for package in self._merged:
             init = self._user.get(f"{package}/{_INIT}")

@@ -168,7 +168,7 @@ def is_foreign_name(name: str) -> bool:
 
 
 def kept_of(name: str) -> str | None:
-    """Return the name of the environment of which a restore has kept what has this name; None if that is nothing."""
+    """Return the environment's name if a restore has given this name to what it has kept; None if it has not."""
     match = _KEPT.match(name)
     return match[1] if match else None
 

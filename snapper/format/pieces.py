@@ -22,8 +22,8 @@ PIECE = 8
 #: The shortest path that is looked for.
 _SHORTEST = 9
 
-#: The longest path of which a program may contain the pieces backwards: instructions compare the order of two of them,
-#: of which the first one begins like the path.
+#: The longest path whose pieces a program may contain backwards: instructions compare the order of two texts that way,
+#: and the first one begins like the path.
 _LONGEST_REVERSED = 2 * PIECE
 
 #: The sizes of pieces that are looked for with less than a word; one character is found anywhere.

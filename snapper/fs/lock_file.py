@@ -61,7 +61,7 @@ def locked(directory: int, report: Callable[[str], object]) -> Iterator[None]:
 
 
 def _try_to_lock(directory: int) -> HeldLock | None:
-    """Return the lock, or None if another process holds it or the file must be made anew."""
+    """Return the lock, or None if another process holds it or the file must be created again."""
     try:
         descriptor = _open_existing(directory)
         is_complete = _is_complete(descriptor, directory)

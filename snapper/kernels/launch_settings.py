@@ -77,7 +77,7 @@ function is_kept(name) {
     return name in is_set || (!("snapper_field_registered" in ENVIRON) && name in ENVIRON)
 }
 
-# Succeeds if a path has two parts, of which the first is this name, and puts them into `part`.
+# Succeeds if a path has two parts and the first is this name; puts both into `part`.
 function is_in(name, path) {
     return split(path, part, SUBSEP) == 2 && part[1] == name
 }

@@ -40,7 +40,7 @@ _WRITTEN_FIRST = {LAUNCH_SCRIPT, FORMER_SCRIPT, *ASSETS}
 
 
 class KernelOrigin(NamedTuple):
-    """Which kernel of which environment a registered one is, and the directory below the prefix with its kernelspec."""
+    """The environment and the name of a registered kernel, and the directory of its kernelspec below the prefix."""
 
     environment: str
     kernel: str
