@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import cache
+from typing import Any
 
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _STATX_BTIME = -100, 0x100, 0x800
 
@@ -21,16 +23,22 @@ def birth_time_ns(path: str) -> int:
 
 def _statx(path: str) -> int | None:
     """Call statx(2); return None where that, or the time, is not supported."""
-    import ctypes  # noqa: PLC0415 - slow to import, and not needed by most commands
-
-    buffer = ctypes.create_string_buffer(_SIZE)
-    try:
-        function = ctypes.CDLL(None).statx
-    except (AttributeError, OSError):
-        return None
+    function, buffer = _load_statx()
     flags = _AT_SYMLINK_NOFOLLOW
-    if function(_AT_FDCWD, os.fsencode(path), flags, _STATX_BTIME, buffer) != 0:
+    if function is None or function(_AT_FDCWD, os.fsencode(path), flags, _STATX_BTIME, buffer) != 0:
         return None
     (mask,) = _MASK.unpack_from(buffer)
     seconds, nanoseconds = _BIRTH.unpack_from(buffer, _BIRTH_OFFSET)
     return seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else None
+
+
+@cache
+def _load_statx() -> tuple[Any, Any]:
+    """Return the function of the C library, None if it has none, and a buffer for its result."""
+    import ctypes  # noqa: PLC0415 - slow to import, and not needed by most commands
+
+    buffer = ctypes.create_string_buffer(_SIZE)
+    try:
+        return ctypes.CDLL(None).statx, buffer
+    except (AttributeError, OSError):
+        return None, buffer
